@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: 3D faces, diffusion networks, frozen encoders."""

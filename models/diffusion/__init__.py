@@ -1,0 +1,1 @@
+"""Condition maps and embeddings to images: the InstaFace networks."""

@@ -1,0 +1,1 @@
+"""Frozen encoders: VAE, semantics, face recognition."""

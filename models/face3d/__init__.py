@@ -1,0 +1,1 @@
+"""Photographs or parameters to 3D condition maps."""

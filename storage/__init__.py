@@ -1,0 +1,1 @@
+"""Bytes in, bytes out: stores, shards, manifests, commits, checkpoints."""

@@ -1,0 +1,1 @@
+"""One verb a file: what a flow orders, what a Ray actor does."""
