@@ -48,7 +48,8 @@ UInt8Array = npt.NDArray[np.uint8]
 
 
 class BadImage(ValueError):
-    """A file that is not a still JPEG, PNG or WebP picture within the limits; the message says which and why."""
+    """A file that is not a still JPEG, PNG or WebP picture within the limits; the message says which and
+    why."""
 
 
 def read_image(data: bytes, name: str) -> UInt8Array:
@@ -114,7 +115,8 @@ def _check_size(name: str, width: int, height: int) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1…8; 1 where EXIF is absent or unreadable: a picture is not refused for its metadata."""
+    """EXIF orientation 1…8; 1 where EXIF is absent or unreadable: a picture is not refused for its
+    metadata."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except _DECODER_ERRORS:
@@ -140,7 +142,8 @@ def _to_rgb(image: Image.Image, orientation: int) -> UInt8Array:
 def encode_png(array: UInt8Array) -> bytes:
     """PNG bytes of uint8 (H, W), (H, W, 3) or (H, W, 4); equal arrays give equal bytes.
 
-    Rows use the PNG filter "up" and zlib level 1 with its "filtered" strategy: small and fast for faces and maps.
+    Rows use the PNG filter "up" and zlib level 1 with its "filtered" strategy: small and fast for faces
+    and maps.
     No time stamp, text or colour chunk is written.
     """
     known_layout = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
