@@ -34,25 +34,26 @@ EXPRESSIONS: Mapping[str, Mapping[str, float]] = {
         "eyeSquintLeft": 0.2, "eyeSquintRight": 0.2, "mouthDimpleLeft": 0.2, "mouthDimpleRight": 0.2,
     },
     "laugh": {
-        "mouthSmileLeft": 1.0, "mouthSmileRight": 1.0, "jawOpen": 0.4, "cheekSquintLeft": 0.7, "cheekSquintRight": 0.7,
-        "eyeSquintLeft": 0.4, "eyeSquintRight": 0.4, "mouthUpperUpLeft": 0.4, "mouthUpperUpRight": 0.4,
+        "mouthSmileLeft": 1.0, "mouthSmileRight": 1.0, "jawOpen": 0.4,
+        "cheekSquintLeft": 0.7, "cheekSquintRight": 0.7, "eyeSquintLeft": 0.4,
+        "eyeSquintRight": 0.4, "mouthUpperUpLeft": 0.4, "mouthUpperUpRight": 0.4,
     },
     "surprise": {
-        "browInnerUp": 1.0, "browOuterUpLeft": 0.9, "browOuterUpRight": 0.9, "eyeWideLeft": 0.8, "eyeWideRight": 0.8,
-        "jawOpen": 0.5, "mouthFunnel": 0.2,
+        "browInnerUp": 1.0, "browOuterUpLeft": 0.9, "browOuterUpRight": 0.9, "eyeWideLeft": 0.8,
+        "eyeWideRight": 0.8, "jawOpen": 0.5, "mouthFunnel": 0.2,
     },
     "anger": {
-        "browDownLeft": 1.0, "browDownRight": 1.0, "noseSneerLeft": 0.5, "noseSneerRight": 0.5, "eyeSquintLeft": 0.4,
-        "eyeSquintRight": 0.4, "mouthPressLeft": 0.5, "mouthPressRight": 0.5, "mouthFrownLeft": 0.3,
-        "mouthFrownRight": 0.3,
+        "browDownLeft": 1.0, "browDownRight": 1.0, "noseSneerLeft": 0.5, "noseSneerRight": 0.5,
+        "eyeSquintLeft": 0.4, "eyeSquintRight": 0.4, "mouthPressLeft": 0.5, "mouthPressRight": 0.5,
+        "mouthFrownLeft": 0.3, "mouthFrownRight": 0.3,
     },
     "sadness": {
         "browInnerUp": 0.8, "mouthFrownLeft": 0.8, "mouthFrownRight": 0.8, "mouthShrugLower": 0.4,
         "eyeSquintLeft": 0.15, "eyeSquintRight": 0.15,
     },
     "disgust": {
-        "noseSneerLeft": 0.9, "noseSneerRight": 0.9, "browDownLeft": 0.5, "browDownRight": 0.5, "mouthUpperUpLeft": 0.6,
-        "mouthUpperUpRight": 0.6, "mouthFrownLeft": 0.3, "mouthFrownRight": 0.3,
+        "noseSneerLeft": 0.9, "noseSneerRight": 0.9, "browDownLeft": 0.5, "browDownRight": 0.5,
+        "mouthUpperUpLeft": 0.6, "mouthUpperUpRight": 0.6, "mouthFrownLeft": 0.3, "mouthFrownRight": 0.3,
     },
     "blink": {"eyeBlinkLeft": 1.0, "eyeBlinkRight": 1.0},
     "wink-left": {"eyeBlinkLeft": 1.0, "cheekSquintLeft": 0.4},
@@ -108,7 +109,7 @@ class FaceEdit:
             rows = np.asarray(self.light, np.float64)
             if rows.shape != (9, 3) or not np.isfinite(rows).all():
                 raise ValueError(
-                    f"light is a preset of {sorted(light_presets())} or 9 rows of 3 finite numbers, not {self.light!r}"
+                    f"light is a preset of {sorted(light_presets())} or (9, 3) numbers, not {self.light!r}"
                 )
             object.__setattr__(self, "light", tuple(tuple(map(float, row)) for row in rows))
         if self.expression_vector is not None:
@@ -158,7 +159,7 @@ def transfer(
     driver: FaceParameters,
     take: Collection[str] = frozenset({"pose", "expression", "light"}),
 ) -> FaceParameters:
-    """The source face doing what the driver does: ``take`` of pose, expression (with the jaw), light, shape."""
+    """The source face as the driver has it: ``take`` of pose, expression (jaw included), light, shape."""
     unknown = set(take) - set(TAKES)
     if unknown:
         raise ValueError(f"cannot take {sorted(unknown)}; a driver gives {TAKES}")
@@ -211,7 +212,7 @@ def _expression(model: MorphableModel, parameters: FaceParameters, edit: FaceEdi
     if edit.expression_vector is not None:
         if len(edit.expression_vector) != len(expression):
             raise ValueError(
-                f"expression_vector has {len(edit.expression_vector)} numbers; {model.name} has {len(expression)}"
+                f"expression_vector has {len(edit.expression_vector)} numbers, not {len(expression)}"
             )
         expression += edit.expression_vector
     if model.expression_bounds is not None:
@@ -247,7 +248,7 @@ def _direction(model: MorphableModel, name: str) -> tuple[NDArray[np.float64], f
 
 
 def interpolate(start: FaceParameters, end: FaceParameters, weight: float) -> FaceParameters:
-    """Between two faces of one model: rotations along the shortest turn, all else linearly. 0 is start, 1 is end."""
+    """From start (0) to end (1) of one model: rotations along the shortest turn, all else linearly."""
     if start.model != end.model:
         raise ValueError(f"cannot interpolate between the models {start.model!r} and {end.model!r}")
     if start.in_crop != end.in_crop:

@@ -41,15 +41,15 @@ def sh_basis(normals: Doubles) -> Doubles:
 
 
 def shade(normals: Tensor, light: Tensor) -> Tensor:
-    """(B, …, 3) normals, (B, 9, 3) light → (B, …, 3) shading; differentiable. Normals are used at their length."""
+    """(B, …, 3) normals, (B, 9, 3) light → (B, …, 3) shading; differentiable. Normals are not normalised."""
     x, y, z = normals.unbind(-1)
     terms = [torch.ones_like(x), x, y, z, x * y, x * z, y * z, x * x - y * y, 3 * z * z - 1]
     basis = torch.stack(terms, dim=-1) * torch.from_numpy(SH_CONSTANTS).to(normals)
-    return (basis.flatten(1, -2) @ light).unflatten(1, normals.shape[1:-1])
+    return (basis.flatten(1, -2) @ light).reshape(normals.shape)
 
 
 def shade_points(vertices: Tensor, normals: Tensor, lights: Tensor) -> Tensor:
-    """Point lights: (B, N, 3), (B, N, 3) and (B, L, 6) [position, intensity RGB] → (B, N, 3), mean over lights.
+    """Point lights (B, L, 6) [position, intensity RGB] on points and normals (B, N, 3) → (B, N, 3), mean.
 
     n·l is not clamped, as in DECA's point lights.
     """
@@ -91,7 +91,7 @@ def rotation_matrix9(rotation: ArrayLike) -> Doubles:
 
 
 def _form(amounts: Doubles) -> Doubles:
-    """Amounts of xy, xz, yz, x² − y², 3z² − 1 → the symmetric matrix Q with nᵀQn equal to their sum on the sphere."""
+    """Amounts of xy, xz, yz, x² − y², 3z² − 1 → the symmetric Q with nᵀQn their sum on the sphere."""
     xy, xz, yz, xx_yy, zz = amounts
     return np.array([[xx_yy - zz, xy / 2, xz / 2], [xy / 2, -xx_yy - zz, yz / 2], [xz / 2, yz / 2, 2 * zz]])
 
@@ -146,11 +146,11 @@ def _scene(ambient: float, *directions: tuple[float, float, float]) -> Doubles:
 
 def exposure(light: ArrayLike) -> Doubles:
     """(9, 3) → (3,) mean shading by colour over the normals that face the camera (z > 0), in closed form."""
-    return _HEMISPHERE_MEAN @ np.asarray(light, np.float64)
+    return np.asarray(_HEMISPHERE_MEAN @ np.asarray(light, np.float64))
 
 
 def light_presets() -> dict[str, Doubles]:
-    """Named white lights of mean exposure 1: "left" comes from the picture's left, "rim" from behind on both sides."""
+    """Named white lights of exposure 1; "left" is the picture's left, "rim" both sides from behind."""
     return {
         "front": _scene(0.3, (0.0, 0.2, 1.0)),
         "left": _scene(0.25, (-1.0, 0.2, 0.35)),

@@ -21,7 +21,7 @@ class ConditionMaps:
     albedo: NDArray[np.float32]
     """(H, W, 3) in [0, 1], RGB."""
     normal: NDArray[np.float32]
-    """(H, W, 3) in [-1, 1]: world x right, y up, z towards the camera; interpolated, so at most of length 1."""
+    """(H, W, 3) in [-1, 1]: world x right, y up, z towards the camera; interpolated, so of length ≤ 1."""
     render: NDArray[np.float32]
     """(H, W, 3) in [0, 1], RGB: albedo times spherical-harmonics shading."""
     mask: NDArray[np.bool_]

@@ -45,7 +45,7 @@ class LandmarkSet:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MorphableModel:
-    """A head model: FLAME, the open head, or a test head; see the fields. Wrong shapes raise ``ValueError``."""
+    """A head model, for example FLAME or the open head. Wrong shapes raise ``ValueError``."""
 
     name: str
     template: Floats
@@ -130,8 +130,8 @@ class MorphableModel:
         extra = (self.name, self.parents, self.joint_names, self.expression_names, self.camera_distance)
         state.update(repr(extra).encode())
         arrays = [
-            self.template, self.faces, self.shape_basis, self.expression_basis, self.pose_basis, self.joint_regressor,
-            self.skinning_weights, self.uvs, self.uv_faces, self.expression_rotations,
+            self.template, self.faces, self.shape_basis, self.expression_basis, self.pose_basis,
+            self.joint_regressor, self.skinning_weights, self.uvs, self.uv_faces, self.expression_rotations,
             None if self.texture is None else self.texture.mean,
             None if self.texture is None else self.texture.basis,
         ]  # fmt: skip
@@ -166,7 +166,7 @@ class MorphableModel:
 
     @cached_property
     def _joint_template(self) -> Floats:
-        return self.joint_regressor @ self.template
+        return np.asarray(self.joint_regressor @ self.template, np.float32)
 
     @cached_property
     def _joint_rows(self) -> Floats:
@@ -186,7 +186,7 @@ class MorphableModel:
                 )
 
     def joint_rotations(self, pose: Tensor, expression: Tensor, eyes: Tensor | None = None) -> Tensor:
-        """(B, 6) [global, jaw], (B, E) and optionally (B, 6) eye rotations → (B, J, 3) axis-angles for :func:`lbs`.
+        """(B, 6) [global, jaw], (B, E) and (B, 6) of the eyes → (B, J, 3) axis-angles of :func:`lbs`.
 
         The neck stays at rest, as in DECA; ``expression_rotations`` add what units do to joints.
         """
@@ -266,7 +266,7 @@ def pose_feature(rotations: Tensor) -> Tensor:
 
 
 def rigid_transforms(rotations: Tensor, joints: Tensor, parents: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Chain of joints (Loper et al. 2015, eq. 4): posed joints (B, J, 3), transforms from rest to pose (B, J, 4, 4)."""
+    """Chain of joints (Loper et al. 2015, eq. 4) → posed joints (B, J, 3), rest-to-pose (B, J, 4, 4)."""
     bottom = rotations.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(rotations), 1, 4)
     chain: list[Tensor] = []
     for joint, parent in enumerate(parents):
@@ -304,7 +304,7 @@ def lbs(model: ModelTensors, shape: Tensor, expression: Tensor, pose: Tensor) ->
 
 
 def surface_points(vertices: Tensor, faces: Tensor, triangles: Tensor, barycentric: Tensor) -> Tensor:
-    """(B, V, 3), (F, 3), triangles (N,) or (B, N) with weights (…, N, 3) → (B, N, 3) points on the surface."""
+    """(B, V, 3), (F, 3), triangles (N,) or (B, N), weights (…, N, 3) → (B, N, 3) points on the surface."""
     corners = faces[triangles]
     if corners.ndim == 2:
         picked = vertices[:, corners]

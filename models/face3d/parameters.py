@@ -39,7 +39,7 @@ def _frozen(name: str, value: ArrayLike) -> Floats:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class FaceParameters:
-    """One face: who (shape, texture or albedo), what it does (expression, pose), how it is seen (camera, light).
+    """One face: who it is (shape, texture), what it does (expression, pose), how it is seen (camera, light).
 
     Arrays are copied, checked for shape and finiteness (``ValueError``) and made read-only.
     """
@@ -170,7 +170,7 @@ class FaceParameters:
         given = set(values) - {"version"}
         if given != known:
             raise ValueError(
-                f"face parameters need {sorted(known)}: missing {sorted(known - given)}, unknown {sorted(given - known)}"
+                f"face parameters lack {sorted(known - given)} and have unknown {sorted(given - known)}"
             )
         return cls(model=values["model"], albedo=albedo, **{name: values[name] for name in _NUMBERS})
 

@@ -24,5 +24,5 @@ def to_bytes(values: NDArray[np.float32], scale: float, offset: float) -> NDArra
 
 
 def from_bytes(values: NDArray[np.uint8], scale: float, offset: float) -> NDArray[np.float32]:
-    """values / 255 · scale + offset as float32: the inverse of :func:`to_bytes` with its range's width and start."""
+    """values / 255 · scale + offset: undoes :func:`to_bytes`, given width and start of the range."""
     return values.astype(np.float32) * np.float32(scale / 255.0) + np.float32(offset)

@@ -30,7 +30,7 @@ class Fragments:
 def rasterize(
     vertices_ndc: NDArray[np.float32], faces: NDArray[np.int32], height: int, width: int
 ) -> Fragments:
-    """(V, 3) NDC [x right, y down, z smaller = nearer] and (F, 3) → :class:`Fragments`, by the compiled scanline."""
+    """(V, 3) NDC [x right, y down, z smaller = nearer] and (F, 3) → fragments, by the compiled scanline."""
     if vertices_ndc.ndim != 2 or vertices_ndc.shape[1] != 3:
         raise ValueError(f"vertices have shape {vertices_ndc.shape}; one head is (V, 3)")
     vertices = np.ascontiguousarray(vertices_ndc, np.float32)

@@ -1,4 +1,4 @@
-"""Parameters → geometry → condition maps, on one CPU core (models/face3d/torch_render.py is the batched GPU way)."""
+"""Parameters → geometry → condition maps on a CPU core; torch_render.py is batched and differentiable."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def render_many(
     frame: tuple[int, int] = FRAME,
     clip: bool = True,
 ) -> Iterator[ConditionMaps]:
-    """:func:`render_maps` for several faces: blend shapes and textures are decoded together, about twice as fast.
+    """:func:`render_maps` for several faces, whose blend shapes and textures are decoded together.
 
     ``clip`` False leaves albedo and render as they come, like DiffusionRig's stored maps (below 0 or above 1
     where a texture code or a light is extreme).
@@ -116,8 +116,8 @@ def _render(
     seen = rasterize(picture_ndc(model, parameters, vertices, frame), model.faces, *size)
     albedo, normal, render = (np.empty((*size, 3), np.float32) for _ in range(3))
     shade_pixels(
-        seen.face, seen.barycentric, model.faces, vertex_normals(vertices, model.faces), model.corner_uvs, texture,
-        weighted_light(parameters.light), albedo, normal, render,
+        seen.face, seen.barycentric, model.faces, vertex_normals(vertices, model.faces), model.corner_uvs,
+        texture, weighted_light(parameters.light), albedo, normal, render,
     )  # fmt: skip
     if clip:
         np.clip(albedo, 0.0, 1.0, out=albedo)
@@ -132,7 +132,7 @@ def _textures(model: MorphableModel, parameters: Sequence[FaceParameters]) -> li
     if coded:
         if model.texture is None:
             raise ValueError(
-                f"parameters without an albedo picture, and the model {model.name!r} has no texture space to decode"
+                f"parameters without an albedo picture, and the model {model.name!r} has no texture space"
             )
         decoded = iter(
             model.texture.decode(np.stack([_code(model.texture.components, one) for one in coded]))
@@ -160,4 +160,4 @@ def overlay(image: NDArray[np.uint8], maps: ConditionMaps, opacity: float = 0.7)
         )
     weight = opacity * maps.mask[..., None].astype(np.float32)
     mixed = image.astype(np.float32) * (1.0 - weight) + 255.0 * weight * maps.render
-    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(mixed), 0, 255), np.uint8)

@@ -20,7 +20,7 @@ def rodrigues(axis_angle: Tensor) -> Tensor:
     angle = torch.linalg.vector_norm(axis_angle + 1e-8, dim=-1, keepdim=True)
     x, y, z = (axis_angle / angle).unbind(-1)
     zero = torch.zeros_like(x)
-    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).reshape(*x.shape, 3, 3)
     identity = torch.eye(3, dtype=axis_angle.dtype, device=axis_angle.device)
     angle = angle.unsqueeze(-1)
     return identity + torch.sin(angle) * cross + (1.0 - torch.cos(angle)) * (cross @ cross)
@@ -32,7 +32,7 @@ def _about_axes(angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     one, zero = torch.ones_like(cos[..., 0]), torch.zeros_like(cos[..., 0])
 
     def matrix(*rows: Tensor) -> Tensor:
-        return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+        return torch.stack(rows, dim=-1).reshape(*one.shape, 3, 3)
 
     return (
         matrix(one, zero, zero, zero, cos[..., 0], -sin[..., 0], zero, sin[..., 0], cos[..., 0]),

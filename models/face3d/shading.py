@@ -23,7 +23,7 @@ def _texel(picture_HW3: Floats, row: int, column: int, weight: float, out: Float
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def _sample(picture_HW3: Floats, u: float, v: float, out: Floats) -> None:
-    """Bilinear sample at (u, v), v up; the outermost texels fade to zero (grid_sample's align_corners=False)."""
+    """Bilinear sample at (u, v), v up; outermost texels fade to zero (grid_sample, align_corners=False)."""
     x = u * picture_HW3.shape[1] - 0.5
     y = (1.0 - v) * picture_HW3.shape[0] - 0.5
     column, row = math.floor(x), math.floor(y)

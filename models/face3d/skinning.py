@@ -34,7 +34,7 @@ def vertex_normals(vertices: Floats, faces: NDArray[np.int32]) -> Floats:
 
     Lengths below 1e-6 are treated as 1e-6, so unreferenced vertices have normal 0.
     """
-    sums = np.zeros(vertices.shape, np.float32)
+    sums = np.zeros((vertices.shape[0], 3), np.float32)
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         x, y, z = vertices[a, 0], vertices[a, 1], vertices[a, 2]
