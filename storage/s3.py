@@ -1,0 +1,248 @@
+"""A store in an S3 bucket: AWS, or any server that honours If-None-Match (SeaweedFS and MinIO do)."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from storage.canonical import sha256_of
+from storage.disk import copy_verified, room_in, sha256_of_file
+from storage.errors import Conflict, NotFound, ObjectCorrupt, StoreUnavailable
+from storage.interface import Leftover, ObjectInfo
+from storage.keys import STAGING, check_key, check_prefix, is_staging
+from storage.s3_requests import S3Config, S3Requests
+from storage.s3_upload import base64_sha256, upload_parts
+
+
+@dataclass(frozen=True, slots=True)
+class S3Store:
+    """Objects carry their sha256 as metadata. See `storage.interface.Store` for what each method promises."""
+
+    bucket: str
+    prefix: str
+    config: S3Config = field(default_factory=S3Config)
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+    def read(self, key: str) -> bytes:
+        def attempt(client: Any) -> bytes:
+            answer = client.get_object(**self._where(key))
+            data: bytes = answer["Body"].read()
+            expected = answer["Metadata"].get("sha256")
+            if expected is not None and sha256_of(data) != expected:
+                raise ObjectCorrupt(
+                    f"{self._name(key)} does not have the sha256 it was committed with: it is damaged"
+                )
+            return data
+
+        return self._requests.send(attempt, self._name(key))
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        size = self._size(key) if length > 0 else 0
+        if start >= size:
+            return b""
+
+        def attempt(client: Any) -> bytes:
+            data: bytes = client.get_object(**self._where(key), Range=f"bytes={start}-{start + length - 1}")[
+                "Body"
+            ].read()
+            return data
+
+        return self._requests.send(attempt, self._name(key))
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        try:
+            answer = self._requests.send(
+                lambda client: client.head_object(**self._where(key)), self._name(key)
+            )
+        except NotFound:
+            return None
+        return ObjectInfo(key, answer["ContentLength"], answer["Metadata"].get("sha256"))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        for page in self._pages("list_objects_v2", check_prefix(prefix)):
+            for item in page.get("Contents", ()):
+                key = item["Key"][len(self._full("")) :]
+                if not is_staging(key) and not key.endswith("/"):
+                    yield ObjectInfo(key, item["Size"])
+
+    def folders(self, prefix: str = "") -> Iterator[str]:
+        for page in self._pages("list_objects_v2", check_prefix(prefix), Delimiter="/"):
+            for item in page.get("CommonPrefixes", ()):
+                name = item["Prefix"][len(self._full(prefix)) :].rstrip("/")
+                if name != STAGING:
+                    yield name
+
+    def create(self, key: str, data: bytes) -> None:
+        sha256 = sha256_of(data)
+        request = {
+            **self._where(key),
+            **self._attributes(sha256),
+            "Body": data,
+            "IfNoneMatch": "*",
+            "ChecksumSHA256": base64_sha256(data),
+        }
+
+        def put() -> None:
+            self._requests.send(lambda client: client.put_object(**request), self._name(key))
+
+        self._commit(put, key, len(data), sha256)
+
+    def create_from_file(self, key: str, path: Path) -> None:
+        size = path.stat().st_size
+        if size <= self.config.part_size:
+            return self.create(key, path.read_bytes())
+        sha256 = sha256_of_file(path)
+        if self.stat(key) is not None:
+            return self._same_or_conflict(key, size, sha256)
+
+        def upload() -> None:
+            upload_parts(self._requests, self._where(key), self._attributes(sha256), path, self._name(key))
+
+        return self._commit(upload, key, size, sha256)
+
+    def download(self, key: str, path: Path, sha256: str | None = None) -> None:
+        def attempt(client: Any) -> None:
+            answer = client.get_object(**self._where(key))
+            with room_in(path.parent, answer["ContentLength"]):
+                copy_verified(
+                    answer["Body"], path, sha256 or answer["Metadata"].get("sha256"), self._name(key)
+                )
+
+        self._requests.send(attempt, self._name(key))
+
+    def delete(self, key: str) -> None:
+        self._requests.send(lambda client: client.delete_object(**self._where(key)), self._name(key))
+
+    def delete_prefix(self, prefix: str) -> int:
+        return self._delete({"Key": self._full(info.key)} for info in list(self.list(prefix)))
+
+    def purge(self, prefix: str) -> int:
+        versions = [
+            {"Key": item["Key"], "VersionId": item["VersionId"]}
+            for page in self._pages("list_object_versions", check_prefix(prefix))
+            for item in (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))
+        ]
+        uploads = list(self._uploads(prefix))
+        for upload in uploads:
+            self._abort(upload)
+        return self._delete(versions) + len(uploads)
+
+    def child(self, prefix: str) -> "S3Store":
+        return S3Store(self.bucket, self._full(check_prefix(prefix)).rstrip("/"), self.config)
+
+    def check(self) -> None:
+        name = f"the bucket {self.bucket!r}"
+        try:
+            self._requests.send(lambda client: client.head_bucket(Bucket=self.bucket), name)
+        except NotFound:
+            raise StoreUnavailable(
+                f"{name} does not exist at {self._requests.endpoint}; create it first"
+            ) from None
+        probe = {"Bucket": self.bucket, "Key": self._full(f"{STAGING}/check-{uuid4().hex}")}
+        self._requests.send(lambda client: client.put_object(**probe, Body=b"check"), self.uri)
+        self._requests.send(lambda client: client.delete_object(**probe), self.uri)
+
+    @contextmanager
+    def _staging(self, needed: int) -> Iterator[Path]:
+        with (
+            room_in(Path(tempfile.gettempdir()), needed),
+            tempfile.TemporaryDirectory(prefix="instaface-") as folder,
+        ):
+            yield Path(folder)
+
+    def staging(self, needed: int = 0) -> AbstractContextManager[Path]:
+        return self._staging(needed)
+
+    def local_path(self, key: str) -> Path | None:
+        return None
+
+    def clean(self, older_than: float) -> Iterator[Leftover]:
+        for upload in list(self._uploads("")):
+            age = (datetime.now(UTC) - upload["Initiated"]).total_seconds()
+            removed = age >= older_than
+            if removed:
+                self._abort(upload)
+            yield Leftover(upload["Key"], "multipart upload", age, removed)
+
+    @property
+    def _requests(self) -> S3Requests:
+        return S3Requests(self.config)
+
+    def _full(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _where(self, key: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": self._full(check_key(key))}
+
+    def _name(self, key: str) -> str:
+        return f"s3://{self.bucket}/{self._full(key)}"
+
+    def _attributes(self, sha256: str) -> dict[str, Any]:
+        encryption = (
+            {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self.config.kms_key}
+            if self.config.kms_key
+            else {}
+        )
+        return {"Metadata": {"sha256": sha256}, **encryption}
+
+    def _size(self, key: str) -> int:
+        info = self.stat(key)
+        if info is None:
+            raise NotFound(f"there is no object {self._name(key)}")
+        return info.size
+
+    def _commit(self, publish: Callable[[], None], key: str, size: int, sha256: str) -> None:
+        try:
+            publish()
+        except Conflict:
+            self._same_or_conflict(key, size, sha256)
+
+    def _same_or_conflict(self, key: str, size: int, sha256: str) -> None:
+        existing = self.stat(key)
+        if existing is None:
+            raise Conflict(f"{self._name(key)} was created and deleted by others at this moment; try again")
+        theirs = existing.sha256
+        if theirs is None and existing.size == size:
+            with self.staging(size) as folder:
+                self.download(key, folder / "theirs")
+                theirs = sha256_of_file(folder / "theirs")
+        if (existing.size, theirs) != (size, sha256):
+            raise Conflict(
+                f"{self._name(key)} exists with other bytes than the {size:,} bytes to be committed "
+                f"(sha256 {sha256[:16]}…); committed objects are never replaced"
+            )
+
+    def _pages(self, operation: str, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
+        return self._requests.pages(
+            operation, self._name(prefix), Bucket=self.bucket, Prefix=self._full(prefix), **options
+        )
+
+    def _uploads(self, prefix: str) -> Iterator[dict[str, Any]]:
+        for page in self._pages("list_multipart_uploads", check_prefix(prefix)):
+            yield from page.get("Uploads", ())
+
+    def _abort(self, upload: dict[str, Any]) -> None:
+        where = {"Bucket": self.bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+        self._requests.send(lambda client: client.abort_multipart_upload(**where), upload["Key"])
+
+    def _delete(self, objects: Iterable[dict[str, str]]) -> int:
+        deleted, remaining = 0, iter(objects)
+        while batch := list(islice(remaining, 1000)):
+            request = {"Bucket": self.bucket, "Delete": {"Objects": batch, "Quiet": True}}
+            answer = self._requests.send(
+                lambda client, request=request: client.delete_objects(**request), self.uri
+            )
+            for fault in answer.get("Errors", ()):
+                raise StoreUnavailable(
+                    f"{fault['Key']} could not be deleted: {fault.get('Message', fault.get('Code'))}"
+                )
+            deleted += len(batch)
+        return deleted
