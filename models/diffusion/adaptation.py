@@ -1,0 +1,143 @@
+"""What a stage-2 fine-tune may change, and what of it is kept.
+
+    full     the denoiser and the Identity Preserver (the paper)
+    lora     low-rank updates of the denoiser's attention (arXiv:2106.09685), and the identity tokens themselves
+    tokens   the identity tokens alone: N×W numbers
+
+One photograph only ever makes N×W numbers out of the projection, so training the tokens reaches as far as training
+the projection and keeps kilobytes instead of megabytes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+
+from models.diffusion.editor import InstaFace
+from models.rng import seed_of
+
+Kind = Literal["full", "lora", "tokens"]
+_ADAPTER = "identity"
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdaptationConfig:
+    """How an identity is adapted."""
+
+    kind: Kind = "full"
+    rank: int = 16
+    """r of ΔW = B A (lora)."""
+    feed_forward: bool = False
+    """Also adapt the transformers' feed-forward and projection layers (lora)."""
+    split_projection: bool = False
+    """Keep the Guidance Network on the untuned projection: its features are then constant in the fine-tune and can be
+    computed once for all steps. The paper lets the gradient pass through the Guidance Network instead."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("full", "lora", "tokens"):
+            raise ValueError(f"kind is {self.kind!r}: choose full, lora or tokens")
+        if self.rank < 1:
+            raise ValueError(f"rank is {self.rank}: it must be at least 1")
+
+
+def train_stage_one(model: InstaFace) -> list[nn.Parameter]:
+    """Stage 1 trains everything the loss reaches. Returns the trainable parameters."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def adapt(
+    model: InstaFace,
+    config: AdaptationConfig,
+    *,
+    semantic: Tensor | None = None,
+    face: Tensor | None = None,
+    seed: int = 0,
+) -> list[nn.Parameter]:
+    """Prepare stage 2, in place, and return the parameters to train; every other one is frozen.
+
+    `lora` and `tokens` start from the tokens of the photograph: give its `semantic` (1, L, D) and `face` (1, F).
+    Low-rank updates start at zero, so an adapted model first computes what the base model did.
+    """
+    model.requires_grad_(False)
+    if config.split_projection:
+        model.split_projection()
+    if config.kind == "full":
+        model.denoiser.requires_grad_(True)
+        model.identity.requires_grad_(True)
+    else:
+        if semantic is None or face is None:
+            raise ValueError(
+                f"a {config.kind!r} adaptation starts from the photograph's features: give semantic and face"
+            )
+        with torch.no_grad():
+            model.own_tokens = nn.Parameter(model.tokens(semantic[:1], face[:1]).clone())
+    if config.kind == "lora":
+        _add_low_rank(model, config, seed)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def adaptation_state(
+    model: InstaFace, config: AdaptationConfig, *, dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
+    """What an adapted model has beyond its base, by name, on the CPU; floating tensors in `dtype` where given."""
+    state: dict[str, Tensor] = {}
+    if config.kind == "full":
+        state |= {f"denoiser.{key}": tensor for key, tensor in model.denoiser.state_dict().items()}
+        state |= {f"identity.{key}": tensor for key, tensor in model.identity.state_dict().items()}
+    elif model.own_tokens is not None:
+        state["tokens"] = model.own_tokens
+    if config.kind == "lora":
+        low_rank = get_peft_model_state_dict(model.denoiser, adapter_name=_ADAPTER)
+        state |= {f"lora.{key}": tensor for key, tensor in low_rank.items()}
+    return {
+        key: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous() for key, tensor in state.items()
+    }
+
+
+def load_adaptation(model: InstaFace, config: AdaptationConfig, state: Mapping[str, Tensor]) -> None:
+    """Put what `adaptation_state` gave onto a base model, in place. ValueError when tensors are missing or unknown."""
+    if config.split_projection:
+        model.split_projection()
+    if config.kind == "full":
+        for part in ("denoiser", "identity"):
+            model.get_submodule(part).load_state_dict(_under(state, f"{part}."), strict=True)
+        return
+    if "tokens" not in state:
+        raise ValueError(f"a {config.kind!r} adaptation has `tokens`; this one has {sorted(state)[:3]}")
+    model.own_tokens = nn.Parameter(state["tokens"].to(model.device, model.dtype).clone())
+    if config.kind == "lora":
+        _add_low_rank(model, config, seed=0)
+        problems = set_peft_model_state_dict(model.denoiser, _under(state, "lora."), adapter_name=_ADAPTER)
+        missing = [key for key in problems.missing_keys if "lora_" in key]
+        if missing or problems.unexpected_keys:
+            raise ValueError(
+                f"the low-rank tensors are not of this model and rank: {len(missing)} missing, "
+                f"{len(problems.unexpected_keys)} unknown"
+            )
+
+
+def remove_adaptation(model: InstaFace) -> None:
+    """Back to the base model, after a `lora` or `tokens` adaptation (a `full` one has overwritten it)."""
+    model.own_tokens = model.guidance_identity = None
+    if _ADAPTER in getattr(model.denoiser, "peft_config", {}):
+        model.denoiser.delete_adapters(_ADAPTER)
+
+
+def _add_low_rank(model: InstaFace, config: AdaptationConfig, seed: int) -> None:
+    targets = [*_ATTENTION, *(_FEED_FORWARD if config.feed_forward else ())]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "low-rank"))
+        model.denoiser.add_adapter(
+            LoraConfig(r=config.rank, lora_alpha=config.rank, init_lora_weights=True, target_modules=targets),
+            _ADAPTER,
+        )
+
+
+def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}

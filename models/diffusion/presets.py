@@ -1,0 +1,41 @@
+"""Complete configurations, one function each."""
+
+from models.diffusion.config import InstaFaceConfig
+
+
+def paper_config(*, face_width: int = 512) -> InstaFaceConfig:
+    """The paper: Stable Diffusion 1.5 at 256², CLIP ViT-L/14 and ArcFace (512 numbers)."""
+    return InstaFaceConfig(face_width=face_width)
+
+
+def open_config() -> InstaFaceConfig:
+    """The same networks without non-commercial weights: dlib's recogniser (128 numbers) instead of ArcFace."""
+    return paper_config(face_width=128)
+
+
+def tiny_config(
+    *, latent_size: int = 32, semantic_width: int = 320, face_width: int = 128
+) -> InstaFaceConfig:
+    """Small networks for a laptop without a GPU, over the weight-free patch codec (16 channels, factor 8).
+
+    Velocity prediction with zero terminal SNR: small networks trained briefly get brightness right that way.
+    The finest resolution has no attention, whose 1024×1024 maps would double the time of a step on a CPU.
+    """
+    return InstaFaceConfig(
+        latent_channels=16,
+        latent_size=latent_size,
+        widths=(32, 64, 128),
+        attention=(False, True, True),
+        layers=1,
+        heads=2,
+        groups=8,
+        token_width=128,
+        tokens=8,
+        semantic_width=semantic_width,
+        face_width=face_width,
+        identity_depth=2,
+        prediction="velocity",
+        zero_terminal_snr=True,
+        spacing="trailing",
+        min_snr_gamma=5.0,
+    )

