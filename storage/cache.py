@@ -19,8 +19,9 @@ from storage.shards import ShardEntry
 class ShardCache:
     """Downloads to a temporary name, verifies, renames; forgets the shards that were opened longest ago.
 
-    Any number of processes may share one folder: a lock per shard makes one of them download while the others wait, a
-    lock for the folder makes one of them tidy. A shard that is mapped when it is forgotten stays readable until closed.
+    Any number of processes may share one folder: a lock per shard makes one of them download while the others
+    wait, a lock for the folder makes one of them tidy. A shard that is mapped when it is forgotten stays
+    readable until closed.
     """
 
     def __init__(self, folder: str | Path, limit: int) -> None:
@@ -34,7 +35,8 @@ class ShardCache:
         """Raises NotFound, ShardCorrupt, StoreUnavailable, and StoreFull when the shard exceeds the limit."""
         if entry.bytes > self.limit:
             raise StoreFull(
-                f"{entry.name} has {entry.bytes:,} bytes and the cache {self.folder} may hold {self.limit:,}; raise its limit"
+                f"{entry.name} has {entry.bytes:,} bytes and the cache {self.folder} may hold "
+                f"{self.limit:,}; raise its limit"
             )
         make_folders(self.folder)
         path = self.folder / f"{entry.sha256}.tar"

@@ -3,8 +3,9 @@
     <store>/step-00000100/tensors-00000-1f3a….safetensors …   named by content, so attempts never collide
     <store>/step-00000100/manifest.json                       last; its presence makes the checkpoint exist
 
-Tensors are stored whole under their full names, whoever wrote them: a checkpoint of eight ranks restores to one, two or
-sixteen. Ranks may share the writing (`write_part` on each, `commit` on one), and load only what they ask for.
+Tensors are stored whole under their full names, whoever wrote them: a checkpoint of eight ranks restores to
+one, two or sixteen. Ranks may share the writing (`write_part` on each, `commit` on one), and load only what
+they ask for.
 """
 
 import json
@@ -47,7 +48,8 @@ class CheckpointStore:
     """
 
     def __init__(self, store: Store, *, keep: int = 2) -> None:
-        """`keep` newest checkpoints survive each commit. Raises ValueError below 2: the last one may turn out damaged."""
+        """`keep` newest checkpoints survive each commit. Raises ValueError below 2: the last one may turn out
+        damaged."""
         if keep < 2:
             raise ValueError(f"keep is {keep}; at least 2 checkpoints are kept, so that one may be damaged")
         self._store = store
@@ -59,8 +61,9 @@ class CheckpointStore:
     def save(self, step: int, tensors: Mapping[str, Tensor], state: object) -> None:
         """Commits a checkpoint, then forgets the oldest. Equal content under the same step is fine.
 
-        Raises CheckpointCorrupt for NaN or infinity, naming the tensor, ValueError for a state that is no JSON,
-        Conflict when the step exists with other content, StoreFull, StoreUnavailable; and nothing becomes visible.
+        Raises CheckpointCorrupt for NaN or infinity, naming the tensor, ValueError for a state that is no
+        JSON, Conflict when the step exists with other content, StoreFull, StoreUnavailable; and nothing
+        becomes visible.
         """
         self.wait()
         self.commit(step, self.write_part(step, tensors), state)
@@ -111,8 +114,8 @@ class CheckpointStore:
         return tuple(write_tensors(self._store.child(_folder(step)), finite))
 
     def commit(self, step: int, parts: Iterable[TensorFile], state: object) -> None:
-        """Makes the checkpoint of all `parts` visible, then forgets the oldest. Raises ValueError when two parts hold
-        the same tensor, Conflict when the step exists with other content."""
+        """Makes the checkpoint of all `parts` visible, then forgets the oldest. Raises ValueError when two
+        parts hold the same tensor, Conflict when the step exists with other content."""
         files = sorted(parts, key=lambda file: file.name)
         names = [name for file in files for name in file.tensors]
         if len(set(names)) < len(names):
@@ -195,8 +198,9 @@ class CheckpointStore:
             log.warning("%s/%s is ignored: %s", self._store.uri, folder, why)
 
     def _forget_before(self, step: int) -> None:
-        """Deletes all but the newest complete checkpoints, what interrupted attempts at earlier steps left, and files
-        of other attempts at this step. A manifest goes first, so that no checkpoint is ever visible without files."""
+        """Deletes all but the newest complete checkpoints, what interrupted attempts at earlier steps left,
+        and files of other attempts at this step. A manifest goes first, so that no checkpoint is ever visible
+        without files."""
         complete = set(self.steps())
         keep = set(sorted(complete)[-self._keep :])
         for candidate, folder in self._candidates():
@@ -227,7 +231,7 @@ class _Document:
             version = body["schema_version"]
             if version > SCHEMA_VERSION:
                 raise CheckpointCorrupt(
-                    f"{place} has version {version}; this program reads up to {SCHEMA_VERSION}: update the program"
+                    f"{place} has version {version}; this program reads up to {SCHEMA_VERSION}: update it"
                 )
             files = [TensorFile.from_json(file) for file in body["files"]]
             return _Document(body["step"], files, body["state"])

@@ -1,4 +1,5 @@
-"""Durable files on a local disk: fsync, create-once, verified copies, and plain sentences when the disk is full."""
+"""Durable files on a local disk: fsync, create-once, verified copies, and plain sentences when the disk is
+full."""
 
 import contextlib
 import errno
@@ -78,7 +79,8 @@ def write_durably(path: Path, data: bytes) -> None:
 def publish_once(staged: Path, final: Path) -> bool:
     """Gives the finished file `staged` the name `final` unless the name is taken; says whether it did.
 
-    A hard link either appears complete or fails, whatever other writers do and whenever this process is killed.
+    A hard link either appears complete or fails, whatever other writers do and whenever this process is
+    killed.
     Raises StoreUnavailable where the filesystem has no hard links.
     """
     make_folders(final.parent)
@@ -89,8 +91,8 @@ def publish_once(staged: Path, final: Path) -> bool:
     except OSError as error:
         if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK):
             raise StoreUnavailable(
-                f"the filesystem of {final.parent} has no hard links ({os.strerror(error.errno)}), so a file cannot be "
-                "created exactly once there; use a local disk or an s3:// root"
+                f"the filesystem of {final.parent} has no hard links ({os.strerror(error.errno)}), so files "
+                "cannot be created exactly once there; use a local disk or an s3:// root"
             ) from error
         raise
     sync_folder(final.parent)
@@ -112,7 +114,7 @@ def copy_verified(source: Readable, path: Path, sha256: str | None, what: str) -
             sync_file(file)
         if sha256 is not None and digest.hexdigest() != sha256:
             raise ObjectCorrupt(
-                f"{what} has sha256 {digest.hexdigest()[:16]}…, not {sha256[:16]}… as committed: it is damaged"
+                f"{what} has sha256 {digest.hexdigest()[:16]}…, not {sha256[:16]}… as committed: damaged"
             )
         partial.replace(path)
         sync_folder(path.parent)
@@ -128,8 +130,8 @@ def sha256_of_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def staging_folder(parent: Path) -> Iterator[Path]:
-    """A private folder under `parent`, removed at the end and locked meanwhile, so that a cleaner can tell live
-    writers from dead ones (the kernel drops the lock of a killed process)."""
+    """A private folder under `parent`, removed at the end and locked meanwhile, so that a cleaner can tell
+    live writers from dead ones (the kernel drops the lock of a killed process)."""
     folder = parent / uuid.uuid4().hex
     make_folders(folder)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -156,7 +156,8 @@ class LocalStore:
         if not path.is_dir():
             return
         with os.scandir(path) as entries:
-            # A folder sorts as if its name ended in "/", which gives the byte order of whole keys, as S3 lists them.
+            # A folder sorts as if its name ended in "/", which gives the byte order of whole keys, as S3
+            # lists them.
             named = sorted((entry.name + "/" * entry.is_dir(), entry) for entry in entries)
         for name, entry in named:
             key = f"{folder}/{name}" if folder else name
@@ -171,8 +172,8 @@ class LocalStore:
         path = self._path(key)
         if path.stat().st_size != size or sha256_of_file(path) != sha256:
             raise Conflict(
-                f"{path} exists with other bytes than the {size:,} bytes to be committed (sha256 {sha256[:16]}…); "
-                "committed objects are never replaced"
+                f"{path} exists with other bytes than the {size:,} bytes to be committed "
+                f"(sha256 {sha256[:16]}…); committed objects are never replaced"
             )
 
     def _prune(self, folder: Path) -> None:

@@ -1,10 +1,11 @@
-"""The record that makes a dataset exist: what it holds, what it was made from, and what became of every input."""
+"""The record that makes a dataset exist: what it holds, what it was made from, and what became of every
+input."""
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,19 +39,11 @@ class Manifest:
     def __post_init__(self) -> None:
         for name in self.fields:
             check_field(name)
-        names = [entry.name for entry in self.shards]
-        if (
-            repeated := {name for name in names if names.count(name) > 1}
-            if len(set(names)) < len(names)
-            else None
-        ):
-            raise ValueError(f"the shard {min(repeated)} is named twice in one manifest")
+        counted = Counter(entry.name for entry in self.shards)
+        if twice := [name for name, count in counted.items() if count > 1]:
+            raise ValueError(f"the shard {twice[0]} is named twice in one manifest")
         if negative := [name for name, count in self.counts.items() if count < 0]:
             raise ValueError(f"the count of {negative[0]} rows is negative")
-        if self.schema_version > SCHEMA_VERSION:
-            raise ManifestCorrupt(
-                f"the manifest has version {self.schema_version}; this program reads up to {SCHEMA_VERSION}: update it"
-            )
 
     @property
     def samples(self) -> int:
@@ -73,7 +66,8 @@ class Manifest:
 
     @staticmethod
     def read(store: Store) -> "Manifest | None":
-        """None when the dataset does not exist (yet). Raises ManifestCorrupt: damaged, or from a newer version."""
+        """None when the dataset does not exist (yet). Raises ManifestCorrupt: damaged, or from a newer
+        version."""
         try:
             data = store.read(MANIFEST)
         except NotFound:
@@ -82,7 +76,8 @@ class Manifest:
 
     @staticmethod
     def from_json(data: bytes, place: str = MANIFEST) -> "Manifest":
-        """Fields that this version lacks are an error, fields that an older version lacked get their defaults."""
+        """Fields that this version lacks are an error, fields that an older version lacked get their
+        defaults."""
         try:
             body = json.loads(data)
             version = body["schema_version"]
@@ -90,18 +85,14 @@ class Manifest:
                 raise ValueError(f"schema_version is {version!r}")
             if version > SCHEMA_VERSION:
                 raise ManifestCorrupt(
-                    f"{place} has version {version}; this program reads up to {SCHEMA_VERSION}: update the program"
+                    f"{place} has version {version}; this program reads up to {SCHEMA_VERSION}: update it"
                 )
-            return Manifest(**_typed(body))
+            shards = tuple(ShardEntry(**entry) for entry in body["shards"])
+            return Manifest(**{**body, "fields": tuple(body["fields"]), "shards": shards})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ManifestCorrupt(
                 f"{place} is no manifest ({type(error).__name__}: {error}): it is damaged"
             ) from error
-
-
-def _typed(body: dict[str, Any]) -> dict[str, Any]:
-    shards = tuple(ShardEntry(**entry) for entry in body["shards"])
-    return {**body, "fields": tuple(body["fields"]), "shards": shards, "schema_version": SCHEMA_VERSION}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +120,8 @@ _COLUMNS = pa.schema(
 
 
 def write_status(store: Store, rows: Iterable[StatusRow]) -> None:
-    """Commits one row an input, sorted by key, before the manifest. Equal rows give equal bytes. Raises Conflict."""
+    """Commits one row an input, sorted by key, before the manifest. Equal rows give equal bytes. Raises
+    Conflict."""
     ordered = sorted(rows, key=lambda row: (row.key, row.attempt))
     table = pa.Table.from_pylist([asdict(row) for row in ordered], schema=_COLUMNS)
     buffer = io.BytesIO()

@@ -16,11 +16,13 @@ from storage.shards import ShardEntry, index_name
 
 
 class SampleReader:
-    """`reader[i]` and `reader.by_key(key)` give (key, {field: bytes}); iteration goes through all in manifest order.
+    """`reader[i]` and `reader.by_key(key)` give (key, {field: bytes}); iteration goes through all in manifest
+    order.
 
-    A shard is verified as a whole (size, sha256, every sample has every field) when its first sample is asked for, and
-    stays mapped, `open_shards` of them at most. Shards of remote stores pass through a cache on the local disk.
-    Pickled or forked, a reader opens its shards anew. Reading raises NotFound, ShardCorrupt, StoreUnavailable.
+    A shard is verified as a whole (size, sha256, every sample has every field) when its first sample is asked
+    for, and stays mapped, `open_shards` of them at most. Shards of remote stores pass through a cache on the
+    local disk. Pickled or forked, a reader opens its shards anew. Reading raises NotFound, ShardCorrupt,
+    StoreUnavailable.
     """
 
     def __init__(
@@ -33,7 +35,8 @@ class SampleReader:
         cache_bytes: int = 64 << 30,
         open_shards: int = 256,
     ) -> None:
-        """Reads nothing yet. Raises ValueError for fields that the manifest lacks, a remote store without cache_dir."""
+        """Reads nothing yet. Raises ValueError for fields that the manifest lacks, a remote store without
+        cache_dir."""
         missing = [field for field in fields if check_field(field) not in manifest.fields]
         if missing:
             raise ValueError(f"the dataset has no field {missing[0]!r}; it has {', '.join(manifest.fields)}")

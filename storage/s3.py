@@ -59,9 +59,7 @@ class S3Store:
 
     def stat(self, key: str) -> ObjectInfo | None:
         try:
-            answer = self._requests.send(
-                lambda client: client.head_object(**self._where(key)), self._name(key)
-            )
+            answer = self._requests.call("head_object", self._name(key), **self._where(key))
         except NotFound:
             return None
         return ObjectInfo(key, answer["ContentLength"], answer["Metadata"].get("sha256"))
@@ -91,7 +89,7 @@ class S3Store:
         }
 
         def put() -> None:
-            self._requests.send(lambda client: client.put_object(**request), self._name(key))
+            self._requests.call("put_object", self._name(key), **request)
 
         self._commit(put, key, len(data), sha256)
 
@@ -119,7 +117,7 @@ class S3Store:
         self._requests.send(attempt, self._name(key))
 
     def delete(self, key: str) -> None:
-        self._requests.send(lambda client: client.delete_object(**self._where(key)), self._name(key))
+        self._requests.call("delete_object", self._name(key), **self._where(key))
 
     def delete_prefix(self, prefix: str) -> int:
         return self._delete({"Key": self._full(info.key)} for info in list(self.list(prefix)))
@@ -141,14 +139,14 @@ class S3Store:
     def check(self) -> None:
         name = f"the bucket {self.bucket!r}"
         try:
-            self._requests.send(lambda client: client.head_bucket(Bucket=self.bucket), name)
+            self._requests.call("head_bucket", name, Bucket=self.bucket)
         except NotFound:
             raise StoreUnavailable(
                 f"{name} does not exist at {self._requests.endpoint}; create it first"
             ) from None
         probe = {"Bucket": self.bucket, "Key": self._full(f"{STAGING}/check-{uuid4().hex}")}
-        self._requests.send(lambda client: client.put_object(**probe, Body=b"check"), self.uri)
-        self._requests.send(lambda client: client.delete_object(**probe), self.uri)
+        self._requests.call("put_object", self.uri, **probe, Body=b"check")
+        self._requests.call("delete_object", self.uri, **probe)
 
     @contextmanager
     def _staging(self, needed: int) -> Iterator[Path]:
@@ -231,15 +229,13 @@ class S3Store:
 
     def _abort(self, upload: dict[str, Any]) -> None:
         where = {"Bucket": self.bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
-        self._requests.send(lambda client: client.abort_multipart_upload(**where), upload["Key"])
+        self._requests.call("abort_multipart_upload", upload["Key"], **where)
 
     def _delete(self, objects: Iterable[dict[str, str]]) -> int:
         deleted, remaining = 0, iter(objects)
         while batch := list(islice(remaining, 1000)):
             request = {"Bucket": self.bucket, "Delete": {"Objects": batch, "Quiet": True}}
-            answer = self._requests.send(
-                lambda client, request=request: client.delete_objects(**request), self.uri
-            )
+            answer = self._requests.call("delete_objects", self.uri, **request)
             for fault in answer.get("Errors", ()):
                 raise StoreUnavailable(
                     f"{fault['Key']} could not be deleted: {fault.get('Message', fault.get('Code'))}"

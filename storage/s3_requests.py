@@ -1,4 +1,5 @@
-"""Requests to S3: the client of this process, one place that retries, one place that turns faults into sentences."""
+"""Requests to S3: the client of this process, one place that retries, one place that turns faults into
+sentences."""
 
 import functools
 import os
@@ -7,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import boto3
 from botocore.config import Config
@@ -37,7 +38,7 @@ class S3Config:
     """URL of a server other than AWS; None asks AWS_ENDPOINT_URL, then AWS."""
     region: str | None = None
     """None asks boto3's chain, then us-east-1."""
-    addressing: str = "auto"
+    addressing: Literal["auto", "path", "virtual"] = "auto"
     """"path" for servers without wildcard host names, "virtual", or "auto"."""
     kms_key: str | None = None
     """Encrypt what is written with this KMS key; None leaves it to the bucket's default."""
@@ -71,9 +72,9 @@ _NEXT = {
 """Which answer field continues a listing as which request field."""
 
 _PASSING = {
-    "ConditionalRequestConflict", "InternalError", "OperationAborted", "RequestTimeout", "RequestTimeTooSkewed",
-    "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "BadDigest",
-    "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch",
+    "BadDigest", "ConditionalRequestConflict", "InternalError", "OperationAborted", "RequestTimeout",
+    "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests",
+    "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch",
 }  # fmt: skip
 """Error codes worth another attempt; the digest ones mean that the request was damaged on its way."""
 
@@ -106,18 +107,26 @@ class S3Requests:
             except (BotoCoreError, ClientError, ObjectCorrupt) as error:
                 if attempt == self.config.attempts or not _may_pass(error):
                     raise self._sentence(error, what, attempt) from error
-                # 0.1 s, 0.2 s, 0.4 s, …, at most 5 s; the random half keeps many clients from returning together.
+                # 0.1 s, 0.2 s, 0.4 s, …, at most 5 s; the random half keeps many clients from returning
+                # together.
                 pause = min(5.0, 0.1 * 2 ** (attempt - 1))
                 time.sleep(pause * random.uniform(0.5, 1.0))
         raise AssertionError("unreachable: attempts is at least 1")
+
+    def call(self, operation: str, what: str, **request: Any) -> dict[str, Any]:
+        """`send` for requests whose answer has no body to be read."""
+
+        def ask(client: Any) -> dict[str, Any]:
+            answer: dict[str, Any] = getattr(client, operation)(**request)
+            return answer
+
+        return self.send(ask, what)
 
     def pages(self, operation: str, what: str, **request: str) -> Iterator[dict[str, Any]]:
         """The answers of a listing, page by page."""
         position: dict[str, str] = {}
         while True:
-            page: dict[str, Any] = self.send(
-                lambda client, here=dict(position): getattr(client, operation)(**request, **here), what
-            )
+            page = self.call(operation, what, **request, **position)
             yield page
             if not page.get("IsTruncated"):
                 return
@@ -128,7 +137,8 @@ class S3Requests:
             return error
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             return StoreUnavailable(
-                f"no credentials for {what}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role"
+                f"no credentials for {what}; set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, a profile, or a role"
             )
         tried = "" if attempts == 1 else f" (tried {attempts} times)"
         if not isinstance(error, ClientError):

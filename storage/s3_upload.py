@@ -23,15 +23,14 @@ def base64_sha256(data: bytes) -> str:
 def upload_parts(
     requests: S3Requests, where: dict[str, str], attributes: dict[str, Any], path: Path, what: str
 ) -> None:
-    """Uploads the file at `path`, each part with its SHA-256, and completes it once; aborts the upload on any failure.
+    """Uploads the file at `path`, each part with its SHA-256, and completes it once; aborts the upload on any
+    failure.
 
     Raises Conflict when the object exists, StoreUnavailable.
     """
     size = path.stat().st_size
     part_size = max(requests.config.part_size, -(-size // MOST_PARTS))
-    begun = requests.send(
-        lambda client: client.create_multipart_upload(**where, **attributes, ChecksumAlgorithm="SHA256"), what
-    )
+    begun = requests.call("create_multipart_upload", what, **where, **attributes, ChecksumAlgorithm="SHA256")
     upload = {**where, "UploadId": begun["UploadId"]}
 
     def send_part(number: int) -> dict[str, Any]:
@@ -40,14 +39,14 @@ def upload_parts(
             data = file.read(part_size)
         checksum = base64_sha256(data)
         request = {**upload, "PartNumber": number, "Body": data, "ChecksumSHA256": checksum}
-        answer = requests.send(lambda client: client.upload_part(**request), f"part {number} of {what}")
+        answer = requests.call("upload_part", f"part {number} of {what}", **request)
         return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
 
     try:
         with ThreadPoolExecutor(PARALLEL) as pool:
             parts = list(pool.map(send_part, range(1, -(-size // part_size) + 1)))
         finished = {**upload, "MultipartUpload": {"Parts": parts}, "IfNoneMatch": "*"}
-        requests.send(lambda client: client.complete_multipart_upload(**finished), what)
+        requests.call("complete_multipart_upload", what, **finished)
     except BaseException:
-        requests.send(lambda client: client.abort_multipart_upload(**upload), what)
+        requests.call("abort_multipart_upload", what, **upload)
         raise

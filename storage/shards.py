@@ -1,4 +1,5 @@
-"""Shards: ordinary WebDataset tars that are committed once, verified before the first sample leaves, never half there."""
+"""Shards: ordinary WebDataset tars that are committed once, verified before the first sample leaves, never
+half there."""
 
 import hashlib
 import mmap
@@ -63,8 +64,8 @@ def write_shard(store: Store, name: str, samples: Iterable[Sample], fields: Sequ
     """Commits the shard `name` with all `samples`, in their order, and its index.
 
     Equal samples give equal bytes; a shard that exists with these bytes is fine.
-    Raises Conflict when it exists with others, ValueError for a sample that lacks a field or has another one, for a
-    repeated key and beyond MOST_SAMPLES or LARGEST_SHARD, BadKey, StoreFull, StoreUnavailable.
+    Raises Conflict when it exists with others, ValueError for a sample that lacks a field or has another one,
+    for a repeated key and beyond MOST_SAMPLES or LARGEST_SHARD, BadKey, StoreFull, StoreUnavailable.
     """
     with store.staging() as folder:
         staged = folder / "shard.tar"
@@ -81,7 +82,8 @@ def write_shard(store: Store, name: str, samples: Iterable[Sample], fields: Sequ
 def write_shards(
     store: Store, samples: Iterable[Sample], fields: Sequence[str], *, max_samples: int = 1000, first: int = 0
 ) -> Iterator[ShardEntry]:
-    """Cuts a stream of samples into shards of `max_samples`, numbered from `first`; each is committed when yielded."""
+    """Cuts a stream of samples into shards of `max_samples`, numbered from `first`; each is committed when
+    yielded."""
     if not 1 <= max_samples <= MOST_SAMPLES:
         raise ValueError(f"max_samples is {max_samples}; a shard takes 1 to {MOST_SAMPLES:,}")
     remaining, number = iter(samples), first

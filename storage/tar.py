@@ -1,8 +1,8 @@
 """The part of the tar format that shards use: regular files with plain names, and nothing else.
 
-Written: POSIX ustar headers without times or owners, so that equal samples give equal bytes. Read: ustar, GNU long names
-and pax records (webdataset's writer emits them), with everything refused that could surprise a reader.
-Format: POSIX.1-1988 ustar and POSIX.1-2001 pax interchange format.
+Written: POSIX ustar headers without times or owners, so that equal samples give equal bytes. Read: ustar, GNU
+long names and pax records (webdataset's writer emits them), with everything refused that could surprise a
+reader. Format: POSIX.1-1988 ustar and POSIX.1-2001 pax interchange format.
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,8 @@ LONGEST_NAME = 100
 
 _REGULAR = b"0\0"
 _LINKS_AND_DEVICES = {
-    b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"5": "a folder", b"6": "a pipe",
-    b"S": "a sparse file", b"K": "a long link name", b"g": "a global header",
-}  # fmt: skip
+    b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"5": "a folder", b"6":
+    "a pipe", b"S": "a sparse file", b"K": "a long link name", b"g": "a global header", }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,3 @@
+from s3_server import s3_server, s3_store
+
+__all__ = ["s3_server", "s3_store"]
