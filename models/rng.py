@@ -1,7 +1,8 @@
 """Random generators named by what they are for.
 
-Every draw in InstaFace comes from a generator whose seed is a hash of its purpose: (run seed, epoch, sample key,
-"noise"), say. So a sample sees the same noise on one device or eight, in one run or a resumed one, whoever asks first.
+Every draw in InstaFace comes from a generator whose seed is a hash of its purpose: (run seed, epoch, sample
+key, "noise"), say. So a sample sees the same noise on one device or eight, in one run or a resumed one,
+whoever asks first.
 """
 
 from hashlib import blake2b
@@ -29,7 +30,7 @@ def seed_of(*parts: str | int) -> int:
 
 
 def torch_generator(*parts: str | int) -> torch.Generator:
-    """A CPU generator for these parts; draw on the CPU and move, so that every device sees the same numbers."""
+    """A CPU generator for these parts; draw on the CPU and move: every device sees the same numbers."""
     return torch.Generator().manual_seed(seed_of(*parts))
 
 

@@ -1,11 +1,11 @@
 """What a stage-2 fine-tune may change, and what of it is kept.
 
     full     the denoiser and the Identity Preserver (the paper)
-    lora     low-rank updates of the denoiser's attention (arXiv:2106.09685), and the identity tokens themselves
+    lora     low-rank updates of the denoiser's attention (arXiv:2106.09685), and the identity tokens
     tokens   the identity tokens alone: N×W numbers
 
-One photograph only ever makes N×W numbers out of the projection, so training the tokens reaches as far as training
-the projection and keeps kilobytes instead of megabytes.
+One photograph only ever makes N×W numbers out of the projection, so training the tokens reaches as far as
+training the projection and keeps kilobytes instead of megabytes.
 """
 
 from collections.abc import Mapping
@@ -36,8 +36,9 @@ class AdaptationConfig:
     feed_forward: bool = False
     """Also adapt the transformers' feed-forward and projection layers (lora)."""
     split_projection: bool = False
-    """Keep the Guidance Network on the untuned projection: its features are then constant in the fine-tune and can be
-    computed once for all steps. The paper lets the gradient pass through the Guidance Network instead."""
+    """Keep the Guidance Network on the untuned projection: its features are then constant in the fine-tune
+    and can be computed once for all steps. The paper lets the gradient pass through the Guidance Network
+    instead."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("full", "lora", "tokens"):
@@ -61,8 +62,8 @@ def adapt(
 ) -> list[nn.Parameter]:
     """Prepare stage 2, in place, and return the parameters to train; every other one is frozen.
 
-    `lora` and `tokens` start from the tokens of the photograph: give its `semantic` (1, L, D) and `face` (1, F).
-    Low-rank updates start at zero, so an adapted model first computes what the base model did.
+    `lora` and `tokens` start from the tokens of the photograph: give its `semantic` (1, L, D) and `face`
+    (1, F). Low-rank updates start at zero, so an adapted model first computes what the base model did.
     """
     model.requires_grad_(False)
     if config.split_projection:
@@ -85,7 +86,8 @@ def adapt(
 def adaptation_state(
     model: InstaFace, config: AdaptationConfig, *, dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]:
-    """What an adapted model has beyond its base, by name, on the CPU; floating tensors in `dtype` where given."""
+    """What an adapted model has beyond its base, by name, on the CPU; floating tensors in `dtype` where
+    given."""
     state: dict[str, Tensor] = {}
     if config.kind == "full":
         state |= {f"denoiser.{key}": tensor for key, tensor in model.denoiser.state_dict().items()}
@@ -101,7 +103,8 @@ def adaptation_state(
 
 
 def load_adaptation(model: InstaFace, config: AdaptationConfig, state: Mapping[str, Tensor]) -> None:
-    """Put what `adaptation_state` gave onto a base model, in place. ValueError when tensors are missing or unknown."""
+    """Put what `adaptation_state` gave onto a base model, in place. ValueError when tensors are missing or
+    unknown."""
     if config.split_projection:
         model.split_projection()
     if config.kind == "full":

@@ -17,7 +17,8 @@ MAPS = ("albedo", "normal", "render")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class InstaFaceConfig:
-    """The networks, the injection, the noise process and the loss. Stable Diffusion 1.5 shapes are the defaults."""
+    """The networks, the injection, the noise process and the loss. Stable Diffusion 1.5 shapes are the
+    defaults."""
 
     # Denoiser and Guidance Network: the shape of a diffusers UNet2DConditionModel.
     latent_channels: int = 4
@@ -61,15 +62,16 @@ class InstaFaceConfig:
 
     # Injection of guidance features.
     injection: Injection = "before_norm"
-    """Where a feature is added: to a transformer block's input (and so to its residual), to the normalised input of
-    its self-attention only, or to the input of the whole transformer."""
+    """Where a feature is added: to a transformer block's input (and so to its residual), to the normalised
+    input of its self-attention only, or to the input of the whole transformer."""
     guided_blocks: GuidedBlocks = "all"
     gated: bool = False
     """Multiply each block's features by a learned gate that starts at zero."""
     guidance_strength: float = 1.0
     """λ of h ← h + λ·g."""
     guidance_timestep: GuidanceTimestep = "zero"
-    """`zero`: features depend on maps and identity only and are computed once an image. `shared`: once a step."""
+    """`zero`: features depend on maps and identity only and are computed once an image. `shared`: once a
+    step."""
 
     # Noise process and objective.
     train_steps: int = 1000
@@ -77,7 +79,7 @@ class InstaFaceConfig:
     beta_start: float = 0.00085
     beta_end: float = 0.012
     zero_terminal_snr: bool = False
-    """Rescale the schedule so that the last step is pure noise (arXiv:2305.08891); wants velocity prediction."""
+    """Rescale the schedule to end in pure noise (arXiv:2305.08891); wants velocity prediction."""
     prediction: Prediction = "epsilon"
     spacing: Spacing = "leading"
     """Which timesteps a sampler visits: leading 951, …, 1 (Stable Diffusion), trailing 999, …, 49."""
@@ -88,7 +90,8 @@ class InstaFaceConfig:
     face_weight: float = 1.0
     """Weight of the loss inside the batch's `mask`; 1 outside. 1 is the paper."""
     condition_dropout: float = 0.0
-    """Share of training rows that see neither identity nor maps, for classifier-free guidance. 0 is the paper."""
+    """Share of training rows that see neither identity nor maps, for classifier-free guidance. 0 is the
+    paper."""
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -135,9 +138,8 @@ class InstaFaceConfig:
             raise ValueError(
                 f"unknown configuration fields {unknown}: written by another version of InstaFace?"
             )
-        return cls(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        )
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
 
 
 def _check_shapes(c: InstaFaceConfig) -> None:

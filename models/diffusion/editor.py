@@ -1,4 +1,5 @@
-"""InstaFace: the denoiser, the Guidance Network and the Identity Preserver put together (paper §4, equations 1-3)."""
+"""InstaFace: the denoiser, the Guidance Network and the Identity Preserver put together (paper §4, equations
+1-3)."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from models.diffusion.guidance import (
     GuidanceNetwork,
     accept_features,
     adding,
-    initialise_from_denoiser,
+    mirror_denoiser,
 )
 from models.diffusion.identity import IdentityPreserver
 from models.diffusion.schedule import add_noise, alphas_of, min_snr_weight, velocity
@@ -46,14 +47,16 @@ class Draws:
 class InstaFace(nn.Module):
     """The editor. Parts: `denoiser` (a plain diffusers UNet), `guidance`, `identity`.
 
-    Latents and conditions are in the codec's diffusion units; tokens come from `tokens`, features from `guide`. With
-    the default timestep rule both depend on the picture and its maps only: compute them once, denoise many times.
+    Latents and conditions are in the codec's diffusion units; tokens come from `tokens`, features from
+    `guide`. With the default timestep rule both depend on the picture and its maps only: compute them once,
+    denoise many times.
     """
 
     def __init__(
         self, denoiser: UNet2DConditionModel, guidance: UNet2DConditionModel, config: InstaFaceConfig
     ) -> None:
-        """Use `from_config` for seeded weights, `from_denoiser` for a pretrained denoiser, `from_pretrained` to load."""
+        """Use `from_config` for seeded weights, `from_denoiser` for a pretrained denoiser, `from_pretrained`
+        to load."""
         super().__init__()
         self.config = config
         self.denoiser = denoiser
@@ -64,6 +67,7 @@ class InstaFace(nn.Module):
         self.own_tokens: nn.Parameter | None = None
         """Identity tokens (1, N, W) trained themselves, instead of the projection."""
         accept_features(denoiser, config.injection, config.guided_blocks)
+        self.alphas: Tensor
         self.register_buffer("alphas", alphas_of(config), persistent=False)
 
     @classmethod
@@ -79,12 +83,8 @@ class InstaFace(nn.Module):
         cls, denoiser: UNet2DConditionModel, config: InstaFaceConfig, *, seed: int = 0
     ) -> "InstaFace":
         """Start from a (pretrained) denoiser: its weights also start the Guidance Network (rule D4)."""
+        guidance = mirror_denoiser(denoiser, config)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(seed, "guidance"))
-            guidance = UNet2DConditionModel(**config.unet_kwargs(config.condition_channels))
-            if denoiser.dtype != guidance.dtype:
-                guidance = guidance.to(denoiser.dtype)
-            initialise_from_denoiser(guidance, denoiser, config.condition_init)
             torch.manual_seed(seed_of(seed, "identity"))
             model = cls(denoiser, guidance, config)
         model.identity.to(denoiser.dtype)
@@ -103,7 +103,7 @@ class InstaFace(nn.Module):
 
         return load_model(folder, dtype=dtype)
 
-    # --- Conditioning -------------------------------------------------------------------------------------------
+    # --- Conditioning ---
 
     def tokens(self, semantic_BLD: Tensor, face_BF: Tensor) -> Tensor:
         """E_comb = Proj(semantic, face): identity tokens (B, N, W) (equation 2)."""
@@ -113,7 +113,8 @@ class InstaFace(nn.Module):
         return tokens
 
     def guidance_tokens(self, semantic_BLD: Tensor, face_BF: Tensor, tokens_BNW: Tensor) -> Tensor:
-        """The tokens the Guidance Network sees: `tokens_BNW`, or the frozen copy's when the projection is split."""
+        """The tokens the Guidance Network sees: `tokens_BNW`, or the frozen copy's when the projection is
+        split."""
         if self.guidance_identity is None:
             return tokens_BNW
         with torch.no_grad():
@@ -141,8 +142,8 @@ class InstaFace(nn.Module):
     ) -> Tensor:
         """The network's prediction (ε or v) for noisy latents (B, C, h, w) at timesteps (B,).
 
-        Tokens and features of fewer rows serve several rows of z_t each, in order: one picture's for a whole batch,
-        say. `strength` is λ (default: the configuration's); 0, or no features, is the plain UNet.
+        Tokens and features of fewer rows serve several rows of z_t each, in order: one picture's for a whole
+        batch, say. `strength` is λ (default: the configuration's); 0, or no features, is the plain UNet.
         """
         rows = len(z_t)
         strength = self.config.guidance_strength if strength is None else strength
@@ -158,7 +159,7 @@ class InstaFace(nn.Module):
         )[0]
         return output
 
-    # --- Training -----------------------------------------------------------------------------------------------
+    # --- Training ---
 
     def forward(self, batch: Mapping[str, Tensor], draws: Draws, features: Features | None = None) -> Tensor:
         """The loss: so that wrappers which hook `forward` (DDP, FSDP) see the whole step."""
@@ -167,10 +168,10 @@ class InstaFace(nn.Module):
     def loss(self, batch: Mapping[str, Tensor], draws: Draws, features: Features | None = None) -> Tensor:
         """E ‖ε − ε_θ(z_t, t, E_comb, D)‖² (equation 3), or its velocity form: a scalar.
 
-        batch: `moments` (B, 2C, h, w), `conditions` (B, 3C, h, w), `semantic` (B, L, D), `face` (B, F) and, for
-        `face_weight`, `mask` (B, 1, h, w) in [0, 1]. The draws have N rows, N a multiple of B: row i of the batch
-        serves N/B of them, so the projection and the Guidance Network run once a picture however often it is noised.
-        `features`, when given, are used instead of running the Guidance Network.
+        batch: `moments` (B, 2C, h, w), `conditions` (B, 3C, h, w), `semantic` (B, L, D), `face` (B, F) and,
+        for `face_weight`, `mask` (B, 1, h, w) in [0, 1]. The draws have N rows, N a multiple of B: row i of
+        the batch serves N/B of them, so the projection and the Guidance Network run once a picture however
+        often it is noised. `features`, when given, are used instead of running the Guidance Network.
         """
         rows = len(draws.noise)
         moments = repeat_rows(batch["moments"].float(), rows)
@@ -214,13 +215,15 @@ class InstaFace(nn.Module):
         return error.mean()
 
     def split_projection(self) -> None:
-        """Let the Guidance Network keep today's projection, frozen: its features no longer change in a fine-tune."""
+        """Let the Guidance Network keep today's projection, frozen: its features no longer change in a
+        fine-tune."""
         self.guidance_identity = copy.deepcopy(self.identity).requires_grad_(False)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the denoiser's weights."""
-        return self.denoiser.conv_in.weight.dtype
+        dtype: torch.dtype = self.denoiser.conv_in.weight.dtype
+        return dtype
 
     @property
     def device(self) -> torch.device:
@@ -230,7 +233,8 @@ class InstaFace(nn.Module):
 def repeat_rows(tensor: Tensor, rows: int) -> Tensor:
     """Serve `rows` rows with fewer: (m, …) → (rows, …), each row repeated rows/m times in place.
 
-    A single row is returned as it is, to broadcast: nothing is copied and its gradient is the sum over the rows.
+    A single row is returned as it is, to broadcast: nothing is copied and its gradient is the sum over the
+    rows.
     """
     if len(tensor) in (1, rows):
         return tensor
@@ -251,12 +255,14 @@ def draws_for(
 ) -> Draws:
     """Noise, timesteps and posterior draws of samples by key: `copies` rows a key, in the keys' order.
 
-    A row depends on (run seed, epoch, key, copy) only, not on its place in a batch, the worker or the number of
-    devices. `stratified` draws the copies' timesteps from `copies` equal ranges of [0, T), `antithetic` gives every
-    second copy the negative of the noise before it; both keep the loss unbiased and lower its gradient's variance.
+    A row depends on (run seed, epoch, key, copy) only, not on its place in a batch, the worker or the number
+    of devices. `stratified` draws the copies' timesteps from `copies` equal ranges of [0, T), `antithetic`
+    gives every second copy the negative of the noise before it; both keep the loss unbiased and lower its
+    gradient's variance.
     """
     shape = (config.latent_channels, config.latent_size, config.latent_size)
-    noises, timesteps, posteriors, dropped = [], [], [], []
+    noises: list[Tensor] = []
+    timesteps, posteriors, dropped = [], [], []
     for key in keys:
         for copy_index in range(copies):
             if antithetic and copy_index % 2:

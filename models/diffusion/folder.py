@@ -1,11 +1,10 @@
 """An InstaFace model as a folder in diffusers' layout.
 
-    model_index.json            what each folder is
-    instaface.json              the whole InstaFaceConfig, and digests of the encoders it was trained with
-    unet/ guidance_unet/        plain diffusers UNets: `UNet2DConditionModel.from_pretrained(folder / "unet")` reads them
-    image_proj/                 the Identity Preserver (and gates, where the configuration has them)
-    scheduler/                  a DDIM scheduler of the same noise process
-    vae/                        the codec, where it is a diffusers autoencoder and was given
+model_index.json            what each folder is instaface.json              the whole InstaFaceConfig, and
+digests of the encoders it was trained with unet/ guidance_unet/        plain diffusers UNets:
+`UNet2DConditionModel.from_pretrained(folder / "unet")` reads them image_proj/                 the Identity
+Preserver (and gates, where the configuration has them) scheduler/                  a DDIM scheduler of the
+same noise process vae/                        the codec, where it is a diffusers autoencoder and was given
 
 Everything is safetensors or JSON.
 """
@@ -81,7 +80,8 @@ def save_model(
 
 
 def load_model(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> InstaFace:
-    """Read a folder written by `save_model`, strictly. Raises ValueError when it is not one, or parts disagree."""
+    """Read a folder written by `save_model`, strictly. Raises ValueError when it is not one, or parts
+    disagree."""
     folder = Path(folder)
     if not (folder / "instaface.json").is_file():
         raise ValueError(f"{folder} has no instaface.json: it is not a saved InstaFace model")
@@ -101,7 +101,8 @@ def load_model(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Ins
 def load_unet(
     folder: str | Path, config: InstaFaceConfig, in_channels: int, dtype: torch.dtype, **options: Any
 ) -> UNet2DConditionModel:
-    """Read a diffusers UNet and check that it has the configuration's shape. `options` go to `from_pretrained`."""
+    """Read a diffusers UNet and check that it has the configuration's shape. `options` go to
+    `from_pretrained`."""
     unet = UNet2DConditionModel.from_pretrained(
         folder, torch_dtype=dtype, use_safetensors=True, **{"local_files_only": True, **options}
     )
@@ -110,7 +111,8 @@ def load_unet(
 
 
 def check_shape(unet: UNet2DConditionModel, config: InstaFaceConfig, in_channels: int) -> None:
-    """ValueError, naming the first field, unless the UNet has the configuration's shape (its sample_size is free)."""
+    """ValueError, naming the first field, unless the UNet has the configuration's shape (its sample_size is
+    free)."""
     for field, wanted in config.unet_kwargs(in_channels).items():
         found = unet.config[field]
         found = tuple(found) if isinstance(found, list) else found

@@ -1,7 +1,7 @@
 """The 3D Fusion Controller: condition maps → condition latents (paper §4).
 
-Each map goes through the frozen codec, its mean (not a draw) is kept, and the latents are concatenated on channels in
-the configured order.
+Each map goes through the frozen codec, its mean (not a draw) is kept, and the latents are concatenated on
+channels in the configured order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ from models.encoders.codec import LatentCodec, mode
 
 
 def to_codec_range(name: str, map_BCHW: Tensor) -> Tensor:
-    """What the codec sees of a map: albedo and render are clipped to [0, 1] and spread over [-1, 1], so black is −1;
-    normals are in [-1, 1] already, and their background, the zero vector, is 0."""
+    """What the codec sees of a map: albedo and render are clipped to [0, 1] and spread over [-1, 1], so black
+    is −1; normals are in [-1, 1] already, and their background, the zero vector, is 0."""
     if name == "normal":
         return map_BCHW.clamp(-1, 1)
     return map_BCHW.clamp(0, 1) * 2 - 1
@@ -26,7 +26,8 @@ def to_codec_range(name: str, map_BCHW: Tensor) -> Tensor:
 def fuse(codec: LatentCodec, maps: Mapping[str, Tensor], order: Sequence[str] = MAPS) -> Tensor:
     """Condition latents (B, len(order)·C, h, w) of maps by name, each float32 (B, 3, H, W).
 
-    All maps pass the codec in one batch. Raises ValueError when a map of the order is missing or shapes differ.
+    All maps pass the codec in one batch. Raises ValueError when a map of the order is missing or shapes
+    differ.
     """
     if missing := [name for name in order if name not in maps]:
         raise ValueError(f"maps {missing} are missing: the model was configured for {tuple(order)}")

@@ -1,13 +1,13 @@
 """The Guidance Network and its injection into the denoiser (paper §4, equation 1).
 
-The Guidance Network is a UNet of the denoiser's shape that reads the condition latents. What enters each of its
-transformer blocks is a feature; the feature is added to what enters the same block of the denoiser, before
-self-attention: h ← h + λ·g.
+The Guidance Network is a UNet of the denoiser's shape that reads the condition latents. What enters each of
+its transformer blocks is a feature; the feature is added to what enters the same block of the denoiser,
+before self-attention: h ← h + λ·g.
 
-Features travel as an argument: the UNets hand `cross_attention_kwargs` down to every block, and a hook on the block
-takes its own entry, by name, out of it. No feature is ever stored in a module, so nothing can be stale: gradient
-checkpointing replays a block with the arguments it had, accumulation and nested passes cannot mix, and torch.compile
-sees plain tensors in and out.
+Features travel as an argument: the UNets hand `cross_attention_kwargs` down to every block, and a hook on the
+block takes its own entry, by name, out of it. No feature is ever stored in a module, so nothing can be stale:
+gradient checkpointing replays a block with the arguments it had, accumulation and nested passes cannot mix,
+and torch.compile sees plain tensors in and out.
 """
 
 import functools
@@ -20,19 +20,18 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
-from models.diffusion.config import ConditionInit, GuidedBlocks, InstaFaceConfig, Injection
+from models.diffusion.config import ConditionInit, GuidedBlocks, Injection, InstaFaceConfig
 
 Features = dict[str, Tensor]
-"""Block name → what the Guidance Network adds there: (B, tokens, width), or (B, width, h, w) for whole transformers."""
+"""Block name → what the Guidance Network adds there: (B, tokens, width), or (B, width, h, w) for whole
+transformers."""
 
 _COLLECTED, _ADDED = "instaface_collected", "instaface_added"
-# `cross_attention_kwargs` is the sixth argument of both classes; gradient checkpointing passes it by position.
+# The sixth argument of both classes is `cross_attention_kwargs`; checkpointing passes it by position.
 _KWARGS_POSITION = 5
 
 
-def guided_modules(
-    unet: UNet2DConditionModel, injection: Injection, blocks: GuidedBlocks
-) -> dict[str, nn.Module]:
+def guided_modules(unet: UNet2DConditionModel, injection: Injection, blocks: GuidedBlocks) -> dict[str, Any]:
     """The modules that exchange features, by name, in order of execution."""
     kind = Transformer2DModel if injection == "transformer_input" else BasicTransformerBlock
     found = {name: module for name, module in unet.named_modules() if isinstance(module, kind)}
@@ -72,8 +71,8 @@ def adding(features: Mapping[str, Tensor] | None) -> dict[str, Any] | None:
 class GuidanceNetwork(nn.Module):
     """Condition latents (B, 3C, h, w), identity tokens (B, N, W) → features by block name.
 
-    `unet` has the denoiser's configuration but for `in_channels`. What comes after the last guided block cannot
-    influence any feature: those parameters are frozen and their modules skipped.
+    `unet` has the denoiser's configuration but for `in_channels`. What comes after the last guided block
+    cannot influence any feature: those parameters are frozen and their modules skipped.
     """
 
     def __init__(self, unet: UNet2DConditionModel, config: InstaFaceConfig) -> None:
@@ -98,7 +97,8 @@ class GuidanceNetwork(nn.Module):
     def forward(
         self, conditions_BChw: Tensor, tokens_BNW: Tensor, timesteps: Tensor | None = None
     ) -> Features:
-        """Timesteps (B,) int64; None means t = 0, the constant under which features are computed once an image."""
+        """Timesteps (B,) int64; None means t = 0, the constant under which features are computed once an
+        image."""
         if timesteps is None:
             timesteps = torch.zeros(len(conditions_BChw), dtype=torch.long, device=conditions_BChw.device)
         features: Features = {}
@@ -117,8 +117,8 @@ class GuidanceNetwork(nn.Module):
 def widen_conv_in(weight: Tensor, copies: int, rule: ConditionInit) -> Tensor:
     """Spread a conv_in kernel (O, C, k, k) over `copies` groups of C input channels: (O, copies·C, k, k).
 
-    mean: W/copies each, so that equal maps give the response of one picture; root: W/√copies each, which keeps the
-    variance of independent maps; last: W on the last group and zero elsewhere.
+    mean: W/copies each, so that equal maps give the response of one picture; root: W/√copies each, which
+    keeps the variance of independent maps; last: W on the last group and zero elsewhere.
     """
     if rule == "last":
         return torch.cat([torch.zeros_like(weight)] * (copies - 1) + [weight], dim=1)
@@ -126,14 +126,16 @@ def widen_conv_in(weight: Tensor, copies: int, rule: ConditionInit) -> Tensor:
     return torch.cat([weight / scale] * copies, dim=1)
 
 
-def initialise_from_denoiser(
-    guidance: UNet2DConditionModel, denoiser: UNet2DConditionModel, rule: ConditionInit
-) -> None:
-    """Give the Guidance Network the denoiser's weights, its conv_in widened over the maps. Loads strictly."""
-    state = dict(denoiser.state_dict())
-    copies = guidance.config.in_channels // denoiser.config.in_channels
-    state["conv_in.weight"] = widen_conv_in(state["conv_in.weight"], copies, rule)
-    guidance.load_state_dict(state, strict=True)
+def mirror_denoiser(denoiser: UNet2DConditionModel, config: InstaFaceConfig) -> UNet2DConditionModel:
+    """A UNet of the denoiser's shape and weights that reads condition latents: only conv_in is widened."""
+    with torch.device("meta"):
+        mirror = UNet2DConditionModel.from_config(
+            {**denoiser.config, "in_channels": config.condition_channels}
+        )
+    state = {name: tensor.detach().clone() for name, tensor in denoiser.state_dict().items()}
+    state["conv_in.weight"] = widen_conv_in(state["conv_in.weight"], len(config.maps), config.condition_init)
+    mirror.load_state_dict(state, strict=True, assign=True)
+    return mirror
 
 
 def unreachable_modules(unet: UNet2DConditionModel, last: str) -> list[nn.Module]:
@@ -191,7 +193,7 @@ def _with_entries(args: tuple[Any, ...], kwargs: dict[str, Any], entries: dict[s
 
 
 def _collect_feature(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str, after_norm: bool
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str, after_norm: bool
 ) -> Call:
     extra, call = _without_entries(args, kwargs)
     if _COLLECTED in extra:

@@ -1,7 +1,8 @@
 """The Identity Preserver: semantic tokens and a face embedding → N identity tokens (paper §4, equation 2).
 
-Attention and feed-forward layers in the structure of IP-Adapter's FaceID-Plus projection (arXiv:2308.06721): N query
-tokens made from the face embedding attend to the semantic tokens and to one another. Nothing is kept between calls.
+Attention and feed-forward layers in the structure of IP-Adapter's FaceID-Plus projection (arXiv:2308.06721):
+N query tokens made from the face embedding attend to the semantic tokens and to one another. Nothing is kept
+between calls.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,8 @@ from models.diffusion.config import InstaFaceConfig
 
 
 class TokenAttention(nn.Module):
-    """Perceiver attention (Alayrac et al. 2022, §3.1): queries attend to the context and to themselves, together."""
+    """Perceiver attention (Alayrac et al. 2022, §3.1): queries attend to the context and to themselves,
+    together."""
 
     def __init__(self, width: int, head_width: int, heads: int) -> None:
         super().__init__()
@@ -28,14 +30,12 @@ class TokenAttention(nn.Module):
     def forward(self, queries_BNW: Tensor, context_BLW: Tensor) -> Tensor:
         queries, context = self.query_norm(queries_BNW), self.context_norm(context_BLW)
         keys, values = self.to_key_value(torch.cat([context, queries], dim=1)).chunk(2, dim=-1)
-        attended = nn.functional.scaled_dot_product_attention(
-            *(self._split(x) for x in (self.to_query(queries), keys, values))
+        q, k, v = (
+            x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (self.to_query(queries), keys, values)
         )
+        attended = nn.functional.scaled_dot_product_attention(q, k, v)
         output: Tensor = self.to_output(attended.transpose(1, 2).flatten(2))
         return output
-
-    def _split(self, x_BNI: Tensor) -> Tensor:
-        return x_BNI.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class ResamplerLayer(nn.Module):
@@ -52,8 +52,9 @@ class ResamplerLayer(nn.Module):
         )
 
     def forward(self, x_BNW: Tensor, context_BLW: Tensor) -> Tensor:
-        x = x_BNW + self.attention(x_BNW, context_BLW)
-        return x + self.feed_forward(x)
+        attended = x_BNW + self.attention(x_BNW, context_BLW)
+        output: Tensor = attended + self.feed_forward(attended)
+        return output
 
 
 class Resampler(nn.Module):
@@ -80,8 +81,8 @@ class Resampler(nn.Module):
 class LearnedQueryResampler(nn.Module):
     """A resampler whose queries are learned (IP-Adapter Plus): context (B, L, D) → (B, N, output).
 
-    positions: a learned embedding for each of up to `positions` context tokens, added first. pooled: that many more
-    queries, made from the mean of the context, come before the learned ones.
+    positions: a learned embedding for each of up to `positions` context tokens, added first. pooled: that
+    many more queries, made from the mean of the context, come before the learned ones.
     """
 
     def __init__(
@@ -145,33 +146,38 @@ class FaceProjection(nn.Module):
 class IdentityPreserver(nn.Module):
     """Semantic tokens (B, L, D), face embedding (B, F) → identity tokens (B, N, W).
 
-    `identity="both"` is FaceID-Plus; "semantic_only" uses learned queries and no face, "face_only" no semantics.
+    `identity="both"` is FaceID-Plus; "semantic_only" uses learned queries and no face, "face_only" no
+    semantics.
     """
 
     def __init__(self, config: InstaFaceConfig) -> None:
         super().__init__()
         self.shortcut = config.identity_shortcut
         heads = config.token_width // config.identity_head_width
-        self.face = self.resampler = None
+        self.face: FaceProjection | None = None
+        self.resampler: Resampler | LearnedQueryResampler | None = None
+        sizes = {
+            "context_width": config.semantic_width,
+            "width": config.token_width,
+            "output_width": config.token_width,
+            "depth": config.identity_depth,
+            "heads": heads,
+            "head_width": config.identity_head_width,
+        }
         if config.identity != "semantic_only":
             self.face = FaceProjection(
                 face_width=config.face_width, token_width=config.token_width, tokens=config.tokens
             )
         if config.identity == "both":
-            self.resampler = Resampler(
-                context_width=config.semantic_width, width=config.token_width, output_width=config.token_width,
-                depth=config.identity_depth, heads=heads, head_width=config.identity_head_width,
-            )  # fmt: skip
+            self.resampler = Resampler(**sizes)
         elif config.identity == "semantic_only":
-            self.resampler = LearnedQueryResampler(
-                context_width=config.semantic_width, width=config.token_width, output_width=config.token_width,
-                depth=config.identity_depth, heads=heads, head_width=config.identity_head_width, queries=config.tokens,
-            )  # fmt: skip
+            self.resampler = LearnedQueryResampler(**sizes, queries=config.tokens)
 
     def forward(self, semantic_BLD: Tensor, face_BD: Tensor) -> Tensor:
-        if self.face is None:
+        if isinstance(self.resampler, LearnedQueryResampler):
             semantic_tokens: Tensor = self.resampler(semantic_BLD)
             return semantic_tokens
+        assert self.face is not None
         face_tokens: Tensor = self.face(face_BD)
         if self.resampler is None:
             return face_tokens
@@ -229,8 +235,8 @@ def to_ip_adapter(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def from_ip_adapter(state: Mapping[str, Tensor], model: IdentityPreserver) -> None:
     """Load an IP-Adapter FaceID-Plus projection into `model`, strictly.
 
-    `state` holds the projection's tensors, bare or as `image_proj.…` of a whole adapter file. Raises ValueError when
-    a tensor is missing, unknown or of another shape, naming it.
+    `state` holds the projection's tensors, bare or as `image_proj.…` of a whole adapter file. Raises
+    ValueError when a tensor is missing, unknown or of another shape, naming it.
     """
     if any(key.startswith("image_proj.") for key in state):
         state = {k.removeprefix("image_proj."): v for k, v in state.items() if k.startswith("image_proj.")}
@@ -238,12 +244,14 @@ def from_ip_adapter(state: Mapping[str, Tensor], model: IdentityPreserver) -> No
     missing, unknown = set(wanted.values()) - set(state), set(state) - set(wanted.values())
     if missing or unknown:
         raise ValueError(
-            f"not a FaceID-Plus projection of this depth: missing {sorted(missing)[:3]}, unknown {sorted(unknown)[:3]}"
+            f"not a FaceID-Plus projection of this depth: missing {sorted(missing)[:3]}, "
+            f"unknown {sorted(unknown)[:3]}"
         )
     for key, tensor in model.state_dict().items():
         if state[wanted[key]].shape != tensor.shape:
             raise ValueError(
-                f"{wanted[key]} is {tuple(state[wanted[key]].shape)} in the file, {tuple(tensor.shape)} in the model"
+                f"{wanted[key]} is {tuple(state[wanted[key]].shape)} in the file, "
+                f"{tuple(tensor.shape)} in the model"
             )
     model.load_state_dict({key: state[name] for key, name in wanted.items()}, strict=True)
 

@@ -9,7 +9,7 @@ def paper_config(*, face_width: int = 512) -> InstaFaceConfig:
 
 
 def open_config() -> InstaFaceConfig:
-    """The same networks without non-commercial weights: dlib's recogniser (128 numbers) instead of ArcFace."""
+    """The same networks without non-commercial weights: dlib's recogniser (128 numbers) for ArcFace."""
     return paper_config(face_width=128)
 
 

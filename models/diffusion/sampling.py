@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Required, TypedDict, Unpack
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from models.diffusion.config import InstaFaceConfig
 from models.diffusion.editor import InstaFace, repeat_rows
-from models.diffusion.guidance import Features
 from models.diffusion.schedule import add_noise, ddim_step, sampling_timesteps
 from models.encoders.codec import LatentCodec
 from models.rng import torch_generator
@@ -27,7 +26,8 @@ class BackgroundLock:
     source: Tensor
     """Latents of the source picture, diffusion units: (1 or B, C, h, w)."""
     free: Tensor
-    """Where the sampler is free, the dilated union of source and edited head masks: (1 or B, 1, h, w) in [0, 1]."""
+    """Where the sampler is free, the dilated union of source and edited head masks: (1 or B, 1, h, w) in [0,
+    1]."""
 
 
 def initial_noise(config: InstaFaceConfig, keys: Sequence[str], seed: int, size: tuple[int, int]) -> Tensor:
@@ -39,12 +39,38 @@ def initial_noise(config: InstaFaceConfig, keys: Sequence[str], seed: int, size:
 def head_region(*masks: Tensor, size: tuple[int, int], margin: float = 0.06) -> Tensor:
     """The union of head masks, grown by `margin` of the side, on the latent grid.
 
-    Masks are (B, 1, H, W) in [0, 1]; the result is (B, 1, h, w) in [0, 1], 1 in every cell a grown mask touches.
+    Masks are (B, 1, H, W) in [0, 1]; the result is (B, 1, h, w) in [0, 1], 1 in every cell a grown mask
+    touches.
     """
     union = torch.stack([mask.float() for mask in masks]).amax(dim=0)
     reach = max(1, round(margin * union.shape[-1]))
     grown = torch.nn.functional.max_pool2d(union, 2 * reach + 1, stride=1, padding=reach)
     return torch.nn.functional.adaptive_max_pool2d(grown, size)
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The keyword arguments of `sample` and `sample_latents`."""
+
+    keys: Required[Sequence[str]]
+    """B names of the initial noise. Give one key to all edits of a photograph: they then share what maps
+    leave open."""
+    seed: int
+    steps: int
+    """20 in the paper; unipc and dpm++ need 8 to 12."""
+    solver: Solver
+    eta: float
+    """Share of fresh noise in a ddim step; 0 is deterministic."""
+    strength: float | None
+    """λ, instead of the configuration's."""
+    reference: Tensor | None
+    """Condition latents (1 or B, …) of the unedited maps: turns on Reference Control Guidance."""
+    reference_scale: float
+    """How far the edit is extrapolated away from the reference."""
+    guidance_scale: float
+    """Classifier-free guidance, for models trained with `condition_dropout`; 1 is off."""
+    lock: BackgroundLock | None
+    progress: Callable[[int], None] | None
+    """Called with the number of finished steps."""
 
 
 @torch.no_grad()
@@ -53,31 +79,11 @@ def sample(
     codec: LatentCodec,
     conditions_BChw: Tensor,
     tokens_BNW: Tensor,
-    *,
-    keys: Sequence[str],
-    seed: int = 0,
-    steps: int = 20,
-    solver: Solver = "ddim",
-    eta: float = 0.0,
-    strength: float | None = None,
-    reference: Tensor | None = None,
-    reference_scale: float = 3.0,
-    guidance_scale: float = 1.0,
-    lock: BackgroundLock | None = None,
-    progress: Callable[[int], None] | None = None,
+    **options: Unpack[SamplingOptions],
 ) -> Tensor:
-    """Edits: condition latents of B edited maps, and identity tokens of one person or of B, → (B, 3, H, W) in [0, 1].
-
-    `keys` (B) name the initial noise: give one key to all edits of a photograph and they share what maps leave open.
-    `reference`: condition latents (1 or B, …) of the unedited maps; the edit is then extrapolated away from them by
-    `reference_scale` (Reference Control Guidance). `guidance_scale` is classifier-free guidance, for models trained
-    with `condition_dropout`. `progress` is called with the number of finished steps.
-    """
-    latents = sample_latents(
-        model, conditions_BChw, tokens_BNW, keys=keys, seed=seed, steps=steps, solver=solver, eta=eta,
-        strength=strength, reference=reference, reference_scale=reference_scale, guidance_scale=guidance_scale,
-        lock=lock, progress=progress,
-    )  # fmt: skip
+    """Edits: condition latents of B edited maps, identity tokens of one person or of B, → (B, 3, H, W) in [0,
+    1]."""
+    latents = sample_latents(model, conditions_BChw, tokens_BNW, **options)
     return (codec.decode(latents) / 2 + 0.5).clamp(0, 1)
 
 
@@ -121,8 +127,8 @@ def sample_latents(
 
 
 def extrapolate(reference: Tensor, target: Tensor, scale: float) -> Tensor:
-    """ε̂ = ε(reference) + w (ε(target) − ε(reference)): classifier-free guidance, and with the unedited maps as
-    reference, Reference Control Guidance (ControlFace, arXiv:2412.01160, §3.4)."""
+    """ε̂ = ε(reference) + w (ε(target) − ε(reference)): classifier-free guidance, and with the unedited maps
+    as reference, Reference Control Guidance (ControlFace, arXiv:2412.01160, §3.4)."""
     return reference + scale * (target - reference)
 
 
@@ -135,7 +141,8 @@ def _predictor(
     guidance_scale: float,
     strength: float | None,
 ) -> Callable[[Tensor, int], Tensor]:
-    """(z_t, t) → prediction float32. Every branch of a step (edit, reference, nothing) is one row block of one pass."""
+    """(z_t, t) → prediction float32. Every branch of a step (edit, reference, nothing) is one row block of
+    one pass."""
     rows = len(conditions)
     tokens = repeat_rows(tokens.to(conditions.device, model.dtype), rows).expand(rows, -1, -1)
     branches = [(conditions, tokens)]

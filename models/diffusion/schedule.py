@@ -47,7 +47,8 @@ def to_clean_and_noise(
 ) -> tuple[Tensor, Tensor]:
     """What a network's output says about ẑ_0 and ε̂.
 
-    ε-prediction: ẑ_0 = (z_t − √(1−ᾱ) ε̂)/√ᾱ. v-prediction: ẑ_0 = √ᾱ z_t − √(1−ᾱ) v̂ and ε̂ = √ᾱ v̂ + √(1−ᾱ) z_t.
+    ε-prediction: ẑ_0 = (z_t − √(1−ᾱ) ε̂)/√ᾱ. v-prediction: ẑ_0 = √ᾱ z_t − √(1−ᾱ) v̂ and ε̂ = √ᾱ v̂ + √(1−ᾱ)
+    z_t.
     """
     a, s = alpha.sqrt(), (1 - alpha).sqrt()
     if prediction == "epsilon":
@@ -96,7 +97,8 @@ def ddim_step(
     eta: float = 0.0,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """One DDIM step (Song et al. 2021, arXiv:2010.02502, equation 12), from ᾱ to the cleaner ᾱ' (`alpha_next`).
+    """One DDIM step (Song et al. 2021, arXiv:2010.02502, equation 12), from ᾱ to the cleaner ᾱ'
+    (`alpha_next`).
 
     z' = √ᾱ' ẑ_0 + √(1−ᾱ'−σ²) ε̂ + σ ξ with σ = η √((1−ᾱ')/(1−ᾱ)) √(1−ᾱ/ᾱ'). ξ is `noise`; η = 0 needs none.
     """

