@@ -45,7 +45,8 @@ def load_denoiser(
     for key, tensor in state.items():
         if tensor.shape != wanted[key].shape:
             raise ValueError(
-                f"{key} of {place} is {tuple(tensor.shape)}; the configuration wants {tuple(wanted[key].shape)}"
+                f"{key} of {place} is {tuple(tensor.shape)}, the configuration wants "
+                f"{tuple(wanted[key].shape)}"
             )
     unet.load_state_dict(state, strict=True, assign=True)
     return unet.eval()

@@ -1,5 +1,6 @@
 """From noise to pictures: DDIM, the faster solvers of diffusers, and the ways to steer them."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Required, TypedDict, Unpack
@@ -81,8 +82,8 @@ def sample(
     tokens_BNW: Tensor,
     **options: Unpack[SamplingOptions],
 ) -> Tensor:
-    """Edits: condition latents of B edited maps, identity tokens of one person or of B, → (B, 3, H, W) in [0,
-    1]."""
+    """Edits (B, 3, H, W) in [0, 1] of the condition latents of B edited maps, and the identity tokens of one
+    person or of B."""
     latents = sample_latents(model, conditions_BChw, tokens_BNW, **options)
     return (codec.decode(latents) / 2 + 0.5).clamp(0, 1)
 
@@ -194,7 +195,7 @@ def _solver(
     if eta:
         raise ValueError(f"eta is {eta}: only the ddim solver is stochastic")
     scheduler = multistep_scheduler(config, solver)
-    scheduler.set_timesteps(steps)
+    set_timesteps(scheduler, steps)
     return scheduler.timesteps.tolist(), lambda output, t, z: scheduler.step(output, t, z, return_dict=False)[
         0
     ]
@@ -215,6 +216,13 @@ def multistep_scheduler(config: InstaFaceConfig, solver: Solver) -> Any:
         steps_offset=1,
         rescale_betas_zero_snr=config.zero_terminal_snr,
     )
+
+
+def set_timesteps(scheduler: Any, steps: int) -> None:
+    """Prepare a diffusers scheduler; its `np.array(tensor)` warns under NumPy 2, about nothing of ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scheduler.set_timesteps(steps)
 
 
 def _locked(

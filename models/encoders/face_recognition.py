@@ -79,11 +79,11 @@ def similarity(source: npt.NDArray[np.floating[Any]], target: npt.NDArray[np.flo
 
 
 def arcface_template(size: int) -> Doubles:
-    """The template at other sizes (insightface): multiples of 112 scale it, multiples of 128 also shift it."""
+    """The template at other sizes, as insightface: multiples of 112 scale it, of 128 also shift it."""
     if size % 112 == 0:
-        return ARCFACE_TEMPLATE * (size / 112)
+        return np.asarray(ARCFACE_TEMPLATE * (size / 112))
     if size % 128 == 0:
-        return ARCFACE_TEMPLATE * (size / 128) + np.array([8.0 * size / 128, 0.0])
+        return np.asarray(ARCFACE_TEMPLATE * (size / 128)) + np.array([8.0 * size / 128, 0.0])
     raise ValueError(f"an ArcFace crop is a multiple of 112 or 128 pixels wide, not {size}")
 
 
