@@ -9,7 +9,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("flows", "tasks", "models", "storage")
 FORBIDDEN = {
-    "models": {"prefect", "ray", "boto3", "botocore", "requests", "httpx", "urllib", "socket", "storage", "tasks", "flows"},
+    "models": {
+        "prefect",
+        "ray",
+        "boto3",
+        "botocore",
+        "requests",
+        "httpx",
+        "urllib",
+        "socket",
+        "storage",
+        "tasks",
+        "flows",
+    },
     "storage": {"prefect", "ray", "diffusers", "transformers", "models", "tasks", "flows"},
     "tasks": {"boto3", "botocore", "flows"},
     "flows": {"torch", "boto3", "botocore", "models", "storage", "ray", "numpy"},
@@ -59,7 +71,9 @@ def test_module_is_small_and_named_for_its_subject(path: Path) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
-            assert length <= MAX_FUNCTION_LINES, f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {length} lines"
+            assert length <= MAX_FUNCTION_LINES, (
+                f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {length} lines"
+            )
 
 
 def test_no_module_shadows_an_installed_distribution() -> None:
@@ -79,5 +93,10 @@ def test_packages_are_listed_explicitly() -> None:
     import tomllib
 
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    present = {str(p.parent.relative_to(ROOT)).replace("/", ".") for n in PACKAGES for p in modules(n) if p.name == "__init__.py"}
+    present = {
+        str(p.parent.relative_to(ROOT)).replace("/", ".")
+        for n in PACKAGES
+        for p in modules(n)
+        if p.name == "__init__.py"
+    }
     assert listed == present

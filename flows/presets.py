@@ -1,0 +1,72 @@
+"""Presets: each a function that returns a complete configuration. Everything above them is the same code."""
+
+from collections.abc import Callable
+
+from tasks.edit_config import EditConfig, EvaluateConfig, FinetuneConfig
+from tasks.encode import EncodeConfig
+from tasks.extract import ExtractConfig
+from tasks.preset import Preset
+from tasks.shard import ShardConfig
+from tasks.train_stage1 import TrainConfig
+
+
+def tiny() -> Preset:
+    """Small networks, everything embedded in pip packages: a laptop or CI, no GPU, no account, no download."""
+    return Preset(
+        name="tiny",
+        needs=(),
+        # A folder of holiday pictures has backs of heads and landscapes in it; they become status rows.
+        shard=ShardConfig(samples_per_shard=8, bad_share_limit=0.6),
+        extract=ExtractConfig(estimator="open", bad_share_limit=0.6),
+        encode=EncodeConfig(codec="patch-cosine", semantic="efficientnet-lite0", face="dlib"),
+        train=TrainConfig(
+            model="tiny", steps=24, batch=2, learning_rate=1e-3, checkpoint_every=12, learning_rate_warmup=4
+        ),
+        finetune=FinetuneConfig(steps=50, copies=8, learning_rate=1e-3),
+        edit=EditConfig(steps=20),
+        evaluate=EvaluateConfig(),
+    )
+
+
+def open_() -> Preset:
+    """Stable Diffusion 1.5 without registration walls or non-commercial weights: landmark fit, dlib, CLIP ViT-L/14."""
+    return Preset(
+        name="open",
+        needs=("Stable Diffusion 1.5", "sd-vae-ft-mse", "CLIP ViT-L/14"),
+        shard=ShardConfig(),
+        extract=ExtractConfig(estimator="open"),
+        encode=EncodeConfig(codec="kl", semantic="clip", face="dlib"),
+        train=TrainConfig(
+            model="open", steps=55_000, batch=6, workers=2, gpu=True, precision="bf16", checkpoint_every=1000
+        ),
+        finetune=FinetuneConfig(gpu=True),
+        edit=EditConfig(gpu=True),
+        evaluate=EvaluateConfig(),
+    )
+
+
+def paper() -> Preset:
+    """As published: DECA on FLAME, Stable Diffusion 1.5, insightface ArcFace, CLIP ViT-L/14 (non-commercial weights)."""
+    return Preset(
+        name="paper",
+        needs=("Stable Diffusion 1.5", "sd-vae-ft-mse", "CLIP ViT-L/14", "insightface ArcFace", "DECA", "FLAME"),
+        shard=ShardConfig(),
+        extract=ExtractConfig(estimator="deca"),
+        encode=EncodeConfig(codec="kl", semantic="clip", face="arcface"),
+        train=TrainConfig(
+            model="paper", steps=55_000, batch=6, workers=2, gpu=True, precision="fp16", checkpoint_every=1000
+        ),
+        finetune=FinetuneConfig(gpu=True),
+        edit=EditConfig(gpu=True),
+        evaluate=EvaluateConfig(),
+    )
+
+
+_PRESETS: dict[str, Callable[[], Preset]] = {"tiny": tiny, "open": open_, "paper": paper}
+
+
+def by_name(name: str) -> Preset:
+    """Raises: ValueError for a name that is no preset."""
+    if name not in _PRESETS:
+        raise ValueError(f"preset={name!r}: choose one of {', '.join(_PRESETS)}")
+    return _PRESETS[name]()

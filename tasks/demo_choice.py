@@ -1,0 +1,49 @@
+"""Which photographs the demo fine-tunes on and drives with, chosen by what preprocessing found."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+from prefect import task
+
+from models.images import encode_png, read_image
+from storage.canonical import sha256_of
+from storage.stores import Store, open_store
+from tasks.generation import OK, Generation, find_generation
+from tasks.image_uri import read_image_uri
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    subject: str
+    """Image URI of the person to edit: the most frontal, most certain face."""
+    driver: str
+    """Image URI of another photograph, whose pose, expression and light are taken: the least like the subject's pose."""
+
+
+def choose_photographs(images: Generation, root: Store) -> Choice:
+    """Subject and driver among the usable photographs; where there is only one, its mirror image drives."""
+    sources = {row.key: row.source for row in images.status() if row.status == OK}
+    metas = {key: json.loads(sample["meta.json"]) for key, sample in images.reader(["meta.json"])}
+    subject = min(metas, key=lambda key: (abs(metas[key]["yaw_degrees"]) - 20 * metas[key]["confidence"], key))
+    others = [key for key in metas if key != subject]
+    if not others:
+        return Choice(sources[subject], _mirrored(sources[subject], root))
+    yaw = metas[subject]["yaw_degrees"]
+    driver = max(others, key=lambda key: (abs(metas[key]["yaw_degrees"] - yaw), key))
+    return Choice(sources[subject], sources[driver])
+
+
+def _mirrored(source: str, root: Store) -> str:
+    picture = read_image(read_image_uri(source), source)
+    data = encode_png(np.ascontiguousarray(picture[:, ::-1]))
+    name = f"drivers/mirrored-{sha256_of(data)[:16]}.png"
+    root.create(name, data)
+    return f"{root.uri}/{name}"
+
+
+@task(name="choose-photographs", persist_result=False)
+def choose_task(images: str, root: str) -> Choice:
+    """Subject and driver of the demo."""
+    store = open_store(root)
+    return choose_photographs(find_generation(store, "images", images), store)

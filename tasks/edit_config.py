@@ -1,0 +1,67 @@
+"""Configurations of what happens to one person: fine-tune, edit, evaluate."""
+
+from dataclasses import dataclass
+
+from models.diffusion.adaptation import AdaptationConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneConfig:
+    method: str = "full"
+    """`full`: denoiser and projection learn, as in the paper; `lora`: low-rank updates and tokens; `tokens`."""
+    rank: int = 16
+    """Rank of `lora`."""
+    steps: int = 50
+    """Optimiser steps (paper: 50)."""
+    copies: int = 8
+    """Noisy copies of the photograph a step (paper: 8)."""
+    learning_rate: float = 1e-5
+    """AdamW (paper: 1e-5)."""
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    stratified: bool = True
+    """Draw the copies' timesteps from equal ranges: unbiased, less variance."""
+    seed: int = 0
+    gpu: bool = False
+
+    @property
+    def adaptation(self) -> AdaptationConfig:
+        return AdaptationConfig(kind=self.method, rank=self.rank)  # type: ignore[arg-type]  # checked below
+
+    def __post_init__(self) -> None:
+        if self.method not in ("full", "lora", "tokens"):
+            raise ValueError(f"method={self.method!r}: choose full, lora or tokens")
+        for name in ("steps", "copies"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: at least 1 is needed")
+        if not 0 < self.learning_rate < 1:
+            raise ValueError(f"learning_rate={self.learning_rate}: choose one between 0 and 1, for example 1e-5")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EditConfig:
+    steps: int = 20
+    """Steps of the sampler (paper: 20)."""
+    solver: str = "ddim"
+    """`ddim` (paper), `unipc` or `dpm++`."""
+    seed: int = 0
+    reference_scale: float = 1.0
+    """Reference control guidance: 1 is off, 3 follows the edited maps harder at twice the cost."""
+    background_lock: bool = True
+    """Keep what neither the old nor the new head covers as it is in the photograph."""
+    batch: int = 8
+    """Edits denoised together."""
+    gpu: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"steps={self.steps}, batch={self.batch}: at least 1 is needed")
+        if self.solver not in ("ddim", "unipc", "dpm++"):
+            raise ValueError(f"solver={self.solver!r}: choose ddim, unipc or dpm++")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    same_person: float = 0.6
+    """dlib's distance below which two faces count as one person."""

@@ -1,0 +1,152 @@
+"""extract: aligned images → 3D condition maps (albedo, normal, Lambertian render, mask) and their parameters."""
+
+import io
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from models.face3d.estimator import FaceEstimator, NoFace, load_estimator
+from numpy.typing import NDArray
+from prefect import task
+
+from models.images import decode_png, encode_png
+from storage.canonical import digest_of, sha256_of
+from storage.shards import ShardEntry, stream_shard
+from storage.stores import Store, open_store
+from tasks.assets import asset
+from tasks.generation import (
+    EarlierRows,
+    Generation,
+    Plan,
+    Row,
+    RowFailed,
+    UnitResult,
+    build_generation,
+    write_unit,
+)
+
+FIELDS = ("albedo.png", "normal.png", "render.png", "mask.png", "params.npy", "texture.png", "landmarks.npy")
+# Raise it whenever the maps of an unchanged image would change for a reason that no digest shows.
+VERSION = "1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExtractConfig:
+    estimator: str = "open"
+    """`open` (landmark fit on the freely licensed head) or `deca` (needs the user's DECA and FLAME files)."""
+    bad_share_limit: float = 0.02
+    """Share of images that may fail before the stage stops and commits nothing."""
+
+    def __post_init__(self) -> None:
+        if self.estimator not in ("open", "deca"):
+            raise ValueError(f"estimator={self.estimator!r}: choose 'open' or 'deca'")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardUnit:
+    index: int
+    entry: ShardEntry
+
+    def __str__(self) -> str:
+        return f"shard {self.index:06d} ({self.entry.samples} images)"
+
+
+def load_face_estimator(name: str) -> FaceEstimator:
+    """Raises: AssetMissing, MissingAsset where files of the estimator are not there."""
+    return load_estimator(name, asset("face3d", "the converted DECA and FLAME files") if name == "deca" else None)
+
+
+class Mapper:
+    """Aligned image → sample of the maps stage. Holds the 3D estimator."""
+
+    def __init__(self, config: ExtractConfig) -> None:
+        self.estimator = load_face_estimator(config.estimator)
+
+    def maps(self, image: NDArray[np.uint8], name: str) -> dict[str, bytes]:
+        """Estimate the face of an aligned image, uint8 (S, S, 3), and render its condition maps at that size.
+
+        Raises:
+            RowFailed: the estimator finds no usable face.
+        """
+        try:
+            estimate = self.estimator.estimate(image)
+        except NoFace as error:
+            raise RowFailed(error.reason, f"{name}: {error}") from error
+        if estimate.reason is not None:
+            raise RowFailed(estimate.reason, f"{name}: the 3D fit cannot be trusted: {estimate.reason}")
+        parameters = estimate.parameters
+        maps = self.estimator.maps(parameters, image.shape[0])
+        albedo = parameters.albedo if parameters.albedo is not None else np.zeros((1, 1, 3), np.uint8)
+        return {
+            **maps.encode(),
+            "params.npy": parameters.to_npy(),
+            "texture.png": encode_png(albedo),
+            "landmarks.npy": npy_bytes(estimate.detected.astype(np.float32)),
+        }
+
+
+class ExtractWorker:
+    """Ray actor of the stage: one image shard → one map shard."""
+
+    def __init__(self, config: ExtractConfig, images: str, home: str, earlier: tuple[str, ...]) -> None:
+        self.mapper = Mapper(config)
+        self.images = open_store(images)
+        self.home = open_store(home)
+        self.config_digest = digest_of([VERSION, config, self.mapper.estimator.digest])
+        self.earlier = EarlierRows(earlier, FIELDS)
+
+    def process(self, unit: ShardUnit) -> UnitResult:
+        samples = dict(stream_shard(self.images, unit.entry, ["image.png"]))
+        rows = [
+            Row(
+                key=key,
+                source=f"{self.images.uri}/{unit.entry.name}#{key}",
+                content_key=digest_of([sha256_of(sample["image.png"]), self.config_digest]),
+            )
+            for key, sample in samples.items()
+        ]
+        return write_unit(
+            self.home, "maps", unit.index, rows, FIELDS,
+            lambda row: self.mapper.maps(decode_png(samples[row.key]["image.png"]), row.key), self.earlier,
+        )  # fmt: skip
+
+
+def extract(config: ExtractConfig, images: Generation, root: Store, *, workers: int) -> Generation:
+    """Condition maps for every image of a generation, below `<root>/maps/`.
+
+    Raises:
+        TooManyBadRows: too many images without a usable 3D fit; nothing is committed.
+        MissingAsset: the estimator's files are not there.
+    """
+    units = [ShardUnit(index=i, entry=entry) for i, entry in enumerate(images.manifest.shards)]
+    plan = Plan(
+        stage="maps",
+        fields=FIELDS,
+        config_digest=digest_of([VERSION, config]),
+        inputs={"images": images.manifest.digest},
+        bad_share_limit=config.bad_share_limit,
+        total=sum(entry.samples for entry in images.manifest.shards),
+    )
+    return build_generation(root, plan, units, partial(_worker, config, images.uri), workers=workers)
+
+
+def _worker(config: ExtractConfig, images: str, home: str, earlier: tuple[str, ...]) -> Any:
+    return partial(ExtractWorker, config, images, home, earlier)
+
+
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def from_npy(data: bytes) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    return array
+
+
+@task(name="extract", persist_result=False)
+def extract_task(config: ExtractConfig, images: Generation, root: str, workers: int) -> Generation:
+    """Aligned images → 3D condition maps."""
+    return extract(config, images, open_store(root), workers=workers)

@@ -1,0 +1,171 @@
+"""shard: photographs → FFHQ-aligned images in WebDataset shards."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from prefect import task
+
+from models.face3d.align import align_ffhq
+from models.face3d.landmarks import Face, FaceLandmarker, landmarks68
+from models.images import encode_png, read_image
+from storage.canonical import digest_of
+from storage.stores import Store, open_store
+from tasks.generation import (
+    EarlierRows,
+    Generation,
+    Plan,
+    Row,
+    RowFailed,
+    UnitResult,
+    build_generation,
+    write_unit,
+)
+from tasks.sources import Photo, list_photos, read_photo
+
+FIELDS = ("image.png", "meta.json")
+# Raise it whenever an aligned image of an unchanged photograph would change.
+VERSION = "1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardConfig:
+    size: int = 256
+    """Side of the aligned image in pixels."""
+    min_face: int = 48
+    """Faces whose box is smaller than this (pixels of the photograph) are refused: upsampling invents them."""
+    samples_per_shard: int = 1000
+    """Photographs a shard, the unit of work and of repair."""
+    bad_share_limit: float = 0.02
+    """Share of photographs that may fail before the stage stops and commits nothing."""
+
+    def __post_init__(self) -> None:
+        if self.size < 64 or self.size % 8:
+            raise ValueError(
+                f"size={self.size}: aligned images need a multiple of 8 of at least 64 pixels, for example 256"
+            )
+        if self.samples_per_shard < 1:
+            raise ValueError(f"samples_per_shard={self.samples_per_shard}: a shard needs at least one sample")
+        if not 0 <= self.bad_share_limit <= 1:
+            raise ValueError(f"bad_share_limit={self.bad_share_limit}: a share lies between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhotoUnit:
+    index: int
+    photos: tuple[Photo, ...]
+
+    def __str__(self) -> str:
+        return f"shard {self.index:06d} ({len(self.photos)} photographs)"
+
+
+class Aligner:
+    """Photograph bytes → sample of the images stage. Holds the face models."""
+
+    def __init__(self, config: ShardConfig) -> None:
+        self.config = config
+        self.landmarker = FaceLandmarker()
+
+    def align(self, data: bytes, source: str) -> dict[str, bytes]:
+        """Align the largest usable face.
+
+        Returns the fields of FIELDS; meta.json records the original's size and digest, how many faces were found,
+        the face box, the FFHQ quad and the 68 landmarks in aligned pixels.
+
+        Raises:
+            BadImage: not a photograph that can be read safely.
+            RowFailed: no_face, too_small, or the landmarker's reason for an unusable face.
+        """
+        image = read_image(data, source)
+        faces = self.landmarker.detect(image)
+        face = self._choose(faces, source)
+        points = landmarks68(face.mesh)
+        aligned = align_ffhq(image, points, self.config.size)
+        meta = {
+            "source": source,
+            "height": image.shape[0],
+            "width": image.shape[1],
+            "faces_found": len(faces),
+            "box": _rounded(face.box),
+            "confidence": round(float(face.confidence), 4),
+            "yaw_degrees": round(float(face.yaw_degrees), 2),
+            "quad": _rounded(aligned.quad),
+        }
+        return {
+            "image.png": encode_png(aligned.image),
+            "meta.json": json.dumps(meta, sort_keys=True).encode(),
+        }
+
+    def _choose(self, faces: Sequence[Face], source: str) -> Face:
+        if not faces:
+            raise RowFailed("no_face", f"no face found in {source}; give a photograph in which a face is visible")
+        usable = [face for face in faces if face.reason is None]
+        if not usable:
+            raise RowFailed(str(faces[0].reason), f"{source}: {faces[0].sentence}")
+        face = usable[0]
+        x0, y0, x1, y1 = (float(v) for v in face.box)
+        if min(x1 - x0, y1 - y0) < self.config.min_face:
+            raise RowFailed(
+                "too_small",
+                f"the largest face in {source} is {x1 - x0:.0f}×{y1 - y0:.0f} pixels; at least {self.config.min_face} are needed",
+            )
+        return face
+
+
+class ShardWorker:
+    """Ray actor of the stage: one unit of photographs → one image shard."""
+
+    def __init__(self, config: ShardConfig, home: str, earlier: tuple[str, ...]) -> None:
+        self.aligner = Aligner(config)
+        self.home = open_store(home)
+        self.config_digest = digest_of([VERSION, config])
+        self.earlier = EarlierRows(earlier, FIELDS)
+
+    def process(self, unit: PhotoUnit) -> UnitResult:
+        photos = {photo.key: photo for photo in unit.photos}
+        rows = [
+            Row(key=p.key, source=p.source, content_key=digest_of([p.sha256, self.config_digest])) for p in unit.photos
+        ]
+        return write_unit(
+            self.home, "images", unit.index, rows, FIELDS,
+            lambda row: self.aligner.align(read_photo(photos[row.key]), row.source), self.earlier,
+        )  # fmt: skip
+
+
+def shard(config: ShardConfig, photos: Sequence[Photo], root: Store, *, workers: int) -> Generation:
+    """Align all photographs into image shards below `<root>/images/`.
+
+    Photographs with equal bytes are one row: the key is the content.
+
+    Raises:
+        TooManyBadRows: too many photographs without a usable face; nothing is committed.
+    """
+    unique = list({photo.key: photo for photo in photos}.values())
+    step = config.samples_per_shard
+    units = [PhotoUnit(index=i // step, photos=tuple(unique[i : i + step])) for i in range(0, len(unique), step)]
+    plan = Plan(
+        stage="images",
+        fields=FIELDS,
+        config_digest=digest_of([VERSION, config]),
+        inputs={"photos": digest_of([photo.sha256 for photo in unique])},
+        bad_share_limit=config.bad_share_limit,
+        total=len(unique),
+    )
+    return build_generation(root, plan, units, partial(_worker, config), workers=workers)
+
+
+def _worker(config: ShardConfig, home: str, earlier: tuple[str, ...]) -> Any:
+    return partial(ShardWorker, config, home, earlier)
+
+
+def _rounded(values: Any) -> Any:
+    return np.round(np.asarray(values, dtype=np.float64), 3).tolist()
+
+
+@task(name="shard", persist_result=False)
+def shard_task(config: ShardConfig, source: str, root: str, workers: int) -> Generation:
+    """Photographs → aligned image shards."""
+    return shard(config, list_photos(source), open_store(root), workers=workers)
