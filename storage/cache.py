@@ -51,15 +51,9 @@ class ShardCache:
 
     def _make_room(self, needed: int) -> None:
         with self._locked("tidy"):
-            found = [
-                (path.stat().st_mtime_ns, path.stat().st_size, path) for path in self.folder.glob("*.tar")
-            ]
-            total = sum(size for _, size, _ in found)
-            for _, size, path in sorted(found):
-                if total + needed <= self.limit:
-                    break
-                path.unlink()
-                total -= size
+            found = [(path.stat().st_mtime_ns, path.stat().st_size, path) for path in
+            self.folder.glob("*.tar")] total = sum(size for _, size, _ in found) for _, size, path in
+            sorted(found): if total + needed <= self.limit: break path.unlink() total -= size
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:

@@ -46,22 +46,14 @@ def _plain(value: object, place: str) -> Any:
             raise ValueError(f"{place} is {value}; only finite numbers have a canonical form")
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            f.name: _plain(getattr(value, f.name), f"{place}.{f.name}") for f in dataclasses.fields(value)
-        }
+        return {f.name: _plain(getattr(value, f.name), f"{place}.{f.name}") for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise ValueError(
-                    f"{place} has the key {key!r} of type {type(key).__name__}; keys must be str"
-                )
-        return {
-            _plain(key, f"a key of {place}"): _plain(item, f"{place}.{key}") for key, item in value.items()
-        }
+                raise ValueError(f"{place} has the key {key!r} of type {type(key).__name__}; keys must be str")
+        return {_plain(key, f"a key of {place}"): _plain(item, f"{place}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item, f"{place}[{number}]") for number, item in enumerate(value)]
     if isinstance(value, PurePath):
         raise ValueError(f"{place} is a path; write str(path) if the location is meant to enter the digest")
-    raise ValueError(
-        f"{place} is a {type(value).__name__}; only JSON values and dataclasses have a canonical form"
-    )
+    raise ValueError(f"{place} is a {type(value).__name__}; only JSON values and dataclasses have a canonical form")

@@ -76,9 +76,7 @@ class CheckpointStore:
         self.wait()
         _check_step(step)
         document = canonical_json(state)
-        copies = {
-            name: _finite(name, tensor).detach().to("cpu", copy=True) for name, tensor in tensors.items()
-        }
+        copies = {name: _finite(name, tensor).detach().to("cpu", copy=True) for name, tensor in tensors.items()}
         if self._uploader is None:
             self._uploader = ThreadPoolExecutor(1, "checkpoint")
 
@@ -123,7 +121,7 @@ class CheckpointStore:
             raise ValueError(f"two parts of step {step} hold the tensor {twice!r}")
         document = {"schema_version": SCHEMA_VERSION, "step": step, "files": files, "state": state}
         self._store.child(_folder(step)).create(MANIFEST, canonical_json(document))
-        self._forget_before(step)
+        self._forget(step)
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, in order."""
@@ -136,9 +134,7 @@ class CheckpointStore:
                 return step
         return None
 
-    def load(
-        self, step: int | None = None, *, select: Callable[[str], bool] = lambda name: True
-    ) -> Checkpoint:
+    def load(self, step: int | None = None, *, select: Callable[[str], bool] = lambda name: True) -> Checkpoint:
         """The checkpoint of `step`, by default the latest, with the tensors whose name `select` accepts.
 
         Raises NotFound, CheckpointCorrupt when a file is damaged or holds NaN or infinity.
@@ -197,25 +193,24 @@ class CheckpointStore:
             self._warned.add(folder)
             log.warning("%s/%s is ignored: %s", self._store.uri, folder, why)
 
-    def _forget_before(self, step: int) -> None:
-        """Deletes all but the newest complete checkpoints, what interrupted attempts at earlier steps left,
-        and files of other attempts at this step. A manifest goes first, so that no checkpoint is ever visible
-        without files."""
-        complete = set(self.steps())
-        keep = set(sorted(complete)[-self._keep :])
-        for candidate, folder in self._candidates():
+    def _forget(self, committed: int) -> None:
+        """Deletes all but the newest complete checkpoints and what interrupted attempts left up to this step.
+
+        A manifest goes before its files, so that no checkpoint is ever visible without them.
+        """
+        outdated = self.steps()[: -self._keep]
+        for step, folder in self._candidates():
             below = self._store.child(folder)
-            if candidate in complete - keep:
+            if step in outdated:
                 below.delete(MANIFEST)
-            if candidate in keep or candidate > step or below.stat(MANIFEST) is not None:
-                continue
-            self._store.delete_prefix(f"{folder}/")
-        document = self._document(_folder(step))
+            if step in outdated or (step < committed and below.stat(MANIFEST) is None):
+                below.delete_prefix("")
+        document = self._document(_folder(committed))
         if document is not None:
+            below = self._store.child(_folder(committed))
             ours = {MANIFEST, *(file.name for file in document.files)}
-            below = self._store.child(_folder(step))
-            for info in [info for info in below.list() if info.key not in ours]:
-                below.delete(info.key)
+            for name in [info.key for info in below.list() if info.key not in ours]:
+                below.delete(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +231,7 @@ class _Document:
             files = [TensorFile.from_json(file) for file in body["files"]]
             return _Document(body["step"], files, body["state"])
         except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointCorrupt(
-                f"{place} is no manifest ({type(error).__name__}): it is damaged"
-            ) from error
+            raise CheckpointCorrupt(f"{place} is no manifest ({type(error).__name__}): it is damaged") from error
 
 
 def _folder(step: int) -> str:

@@ -140,7 +140,8 @@ def staging_folder(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         os.close(descriptor)
-        shutil.rmtree(folder)
+        with contextlib.suppress(FileNotFoundError):  # an erasure may have taken it away
+            shutil.rmtree(folder)
 
 
 def in_use(folder: Path) -> bool:

@@ -11,9 +11,7 @@ def check_key(key: str) -> str:
     1,024 bytes."""
     for part in key.split("/"):
         if part in ("", ".", "..", STAGING):
-            raise BadKey(
-                f"the key {key!r} has the part {part!r}; keys are relative, without '.', '..' and {STAGING!r}"
-            )
+            raise BadKey(f"the key {key!r} has the part {part!r}; keys are relative, without '.', '..' and {STAGING!r}")
     if any(c < " " or c == "\x7f" for c in key):
         raise BadKey(f"the key {key!r} holds a control character")
     try:
@@ -21,9 +19,7 @@ def check_key(key: str) -> str:
     except UnicodeEncodeError:
         raise BadKey(f"the key {key!r} is not valid Unicode") from None
     if size > 1024 or any(len(part.encode()) > 255 for part in key.split("/")):
-        raise BadKey(
-            f"the key {key[:40]!r}… has {size} bytes; at most 1,024, and 255 between slashes, are possible"
-        )
+        raise BadKey(f"the key {key[:40]!r}… has {size} bytes; at most 1,024, and 255 between slashes, are possible")
     return key
 
 

@@ -60,9 +60,7 @@ class LocalStore:
         folder = Path(self.root, check_prefix(prefix))
         if not folder.is_dir():
             return iter(())
-        return iter(
-            sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name != STAGING)
-        )
+        return iter(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name != STAGING))
 
     def create(self, key: str, data: bytes) -> None:
         path = self._path(key)
@@ -188,8 +186,6 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise NotFound(
-            f"there is no file {path} (the nearest folder is {nearest_existing(path.parent)})"
-        ) from error
+        raise NotFound(f"there is no file {path} (the nearest folder is {nearest_existing(path.parent)})") from error
     except PermissionError as error:
         raise StoreUnavailable(f"{path} may not be read by this user") from error

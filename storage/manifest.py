@@ -18,6 +18,9 @@ from storage.shards import ShardEntry
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+MANIFEST_COPY = "manifest.copy.json"
+"""Written after the manifest and never read by readers: what `repair_dataset` restores a damaged manifest
+from."""
 STATUS = "status.parquet"
 
 
@@ -58,11 +61,12 @@ class Manifest:
         return canonical_json(self)
 
     def commit(self, store: Store) -> None:
-        """Publishes the dataset: the last thing that is written. Equal manifests may be committed again.
+        """Publishes the dataset, after its shards and status. Equal manifests may be committed again.
 
         Raises Conflict when the dataset exists with another manifest.
         """
         store.create(MANIFEST, self.to_json())
+        store.create(MANIFEST_COPY, self.to_json())
 
     @staticmethod
     def read(store: Store) -> "Manifest | None":
@@ -90,9 +94,7 @@ class Manifest:
             shards = tuple(ShardEntry(**entry) for entry in body["shards"])
             return Manifest(**{**body, "fields": tuple(body["fields"]), "shards": shards})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ManifestCorrupt(
-                f"{place} is no manifest ({type(error).__name__}: {error}): it is damaged"
-            ) from error
+            raise ManifestCorrupt(f"{place} is no manifest ({type(error).__name__}: {error}): it is damaged") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

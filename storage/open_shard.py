@@ -36,15 +36,12 @@ class OpenShard:
         with file:
             size = file.seek(0, 2)
             if size != entry.bytes:
-                raise ShardCorrupt(
-                    f"{entry.name} has {size:,} bytes, its manifest says {entry.bytes:,}: it is damaged"
-                )
+                raise ShardCorrupt(f"{entry.name} has {size:,} bytes, its manifest says {entry.bytes:,}: it is damaged")
             self._map = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
         sha256 = hashlib.sha256(self._map).hexdigest()
         if sha256 != entry.sha256:
             raise ShardCorrupt(
-                f"{entry.name} has sha256 {sha256[:16]}…, not {entry.sha256[:16]}… as its manifest says: "
-                "it is damaged"
+                f"{entry.name} has sha256 {sha256[:16]}…, not {entry.sha256[:16]}… as its manifest says: it is damaged"
             )
         index = ShardIndex.from_json(sidecar, sha256) if sidecar else None
         if index is None:

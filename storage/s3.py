@@ -37,9 +37,7 @@ class S3Store:
             data: bytes = answer["Body"].read()
             expected = answer["Metadata"].get("sha256")
             if expected is not None and sha256_of(data) != expected:
-                raise ObjectCorrupt(
-                    f"{self._name(key)} does not have the sha256 it was committed with: it is damaged"
-                )
+                raise ObjectCorrupt(f"{self._name(key)} does not have the sha256 it was committed with: it is damaged")
             return data
 
         return self._requests.send(attempt, self._name(key))
@@ -110,9 +108,7 @@ class S3Store:
         def attempt(client: Any) -> None:
             answer = client.get_object(**self._where(key))
             with room_in(path.parent, answer["ContentLength"]):
-                copy_verified(
-                    answer["Body"], path, sha256 or answer["Metadata"].get("sha256"), self._name(key)
-                )
+                copy_verified(answer["Body"], path, sha256 or answer["Metadata"].get("sha256"), self._name(key))
 
         self._requests.send(attempt, self._name(key))
 
@@ -141,9 +137,7 @@ class S3Store:
         try:
             self._requests.call("head_bucket", name, Bucket=self.bucket)
         except NotFound:
-            raise StoreUnavailable(
-                f"{name} does not exist at {self._requests.endpoint}; create it first"
-            ) from None
+            raise StoreUnavailable(f"{name} does not exist at {self._requests.endpoint}; create it first") from None
         probe = {"Bucket": self.bucket, "Key": self._full(f"{STAGING}/check-{uuid4().hex}")}
         self._requests.call("put_object", self.uri, **probe, Body=b"check")
         self._requests.call("delete_object", self.uri, **probe)
@@ -185,9 +179,7 @@ class S3Store:
 
     def _attributes(self, sha256: str) -> dict[str, Any]:
         encryption = (
-            {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self.config.kms_key}
-            if self.config.kms_key
-            else {}
+            {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self.config.kms_key} if self.config.kms_key else {}
         )
         return {"Metadata": {"sha256": sha256}, **encryption}
 

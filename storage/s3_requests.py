@@ -90,9 +90,7 @@ class S3Requests:
 
     @property
     def _client(self) -> Any:
-        ambient = tuple(
-            sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
-        )
+        ambient = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
         return _client(self.config, ambient, os.getpid())
 
     def send(self, request: Callable[[Any], Answer], what: str) -> Answer:
@@ -137,8 +135,7 @@ class S3Requests:
             return error
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             return StoreUnavailable(
-                f"no credentials for {what}; set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, a profile, or a role"
+                f"no credentials for {what}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role"
             )
         tried = "" if attempts == 1 else f" (tried {attempts} times)"
         if not isinstance(error, ClientError):
@@ -152,9 +149,7 @@ class S3Requests:
         message = error.response.get("Error", {}).get("Message", "no message")
         if status in (401, 403):
             return StoreUnavailable(f"{self.endpoint} refuses access to {what}: {code}, {message}")
-        return StoreUnavailable(
-            f"{self.endpoint} does not do what was asked for {what}: {code}, {message}{tried}"
-        )
+        return StoreUnavailable(f"{self.endpoint} does not do what was asked for {what}: {code}, {message}{tried}")
 
 
 def _may_pass(error: Exception) -> bool:
@@ -184,14 +179,7 @@ def _client(config: S3Config, ambient: tuple[tuple[str, str], ...], process: int
             endpoint_url=config.endpoint,
             region_name=config.region or session.region_name or "us-east-1",
             config=Config(
-                retries={
-                    "total_max_attempts": 1
-                },  # S3Requests.send retries, for whole answers and not only headers
-                s3={"addressing_style": config.addressing},
-                connect_timeout=config.connect_timeout,
-                read_timeout=config.read_timeout,
-                request_checksum_calculation="when_required",  # we name SHA-256 ourselves
-                response_checksum_validation="when_required",
-                max_pool_connections=16,
-            ),
-        )
+                retries={"total_max_attempts": 1},  # S3Requests.send retries, for whole answers and not only
+                headers s3={"addressing_style": config.addressing}, connect_timeout=config.connect_timeout,
+                read_timeout=config.read_timeout, request_checksum_calculation="when_required",  # we name
+                SHA-256 ourselves response_checksum_validation="when_required", max_pool_connections=16, ), )

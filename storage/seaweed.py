@@ -167,8 +167,8 @@ class SeaweedServer:
         if self._port is not None:
             if not _free(self._port):
                 raise StoreUnavailable(
-                    f"the port {self._port} (or {self._port + GRPC_OFFSET}, which belongs to it) is taken by another "
-                    "program; choose another one, or none to have a free one found"
+                    f"the port {self._port} (or {self._port + GRPC_OFFSET}, which belongs to it) is taken by "
+                    "another program; choose another one, or none to have a free one found"
                 )
             ports["s3"] = self._port
         for role in ROLES:
@@ -202,22 +202,31 @@ class SeaweedServer:
     def _wait_until_ready(self) -> None:
         assert self._process is not None
         end = time.monotonic() + READY_WITHIN
-        while not (self._healthy() and self._bucket_exists()):
+        while not (self._healthy() and self._data_found() and self._bucket_exists()):
             if self._process.poll() is not None or time.monotonic() > end:
-                lines = (self.folder / "server.log").read_text(errors="replace").strip().splitlines() or [
-                    "nothing"
-                ]
-                raise StoreUnavailable(
-                    f"the S3 server of {self.folder} did not start; its log ends: {lines[-1].strip()}"
-                )
-            time.sleep(0.05)
+                lines = (self.folder / "server.log").read_text(errors="replace").strip().splitlines() or
+                ["nothing"] raise StoreUnavailable( f"the S3 server of {self.folder} did not start; its log
+                ends: {lines[-1].strip()}" ) time.sleep(0.05)
 
     def _healthy(self) -> bool:
+        return self._asked("s3", "/healthz") is not None
+
+    def _data_found(self) -> bool:
+        """After a restart the volumes may report to the master 5 s later than all else; reads fail
+        meanwhile."""
+        status = self._asked("master", "/dir/status")
+        topology = json.loads(status)["Topology"] if status else {"Max": 0}
+        known = topology["Max"] - topology.get("Free", 0)
+        return bool(topology["Max"] and known >= len(list((self.folder / "data").glob("*.dat"))))
+
+    def _asked(self, role: str, path: str) -> bytes | None:
         try:
-            with urllib.request.urlopen(f"{self.endpoint}/healthz", timeout=5) as answer:
-                return bool(answer.status == 200)
+            url = f"http://{HOST}:{self._started.ports[role]}{path}"
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                content: bytes = answer.read()
+                return content
         except (urllib.error.URLError, OSError):
-            return False
+            return None
 
     def _bucket_exists(self) -> bool:
         client = boto3.session.Session(

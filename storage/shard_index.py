@@ -33,9 +33,7 @@ def check_sample_key(key: str) -> str:
 def check_field(field: str) -> str:
     """Returns `field`, or raises BadKey. Fields look like file extensions: "image.png", "moments.npy"."""
     if not _FIELD.fullmatch(field):
-        raise BadKey(
-            f"{field!r} cannot be the name of a field; write it like a file extension, as in image.png"
-        )
+        raise BadKey(f"{field!r} cannot be the name of a field; write it like a file extension, as in image.png")
     return field
 
 
@@ -62,9 +60,7 @@ class ShardIndex:
         columns = []
         for field in fields:
             if field not in self.fields:
-                raise ShardCorrupt(
-                    f"{shard} has no field {field!r}; it has {', '.join(self.fields) or 'none'}"
-                )
+                raise ShardCorrupt(f"{shard} has no field {field!r}; it has {', '.join(self.fields) or 'none'}")
             column = 2 * self.fields.index(field)
             for row, key in enumerate(self.keys):
                 if self.spans[2 * len(self.fields) * row + column] == ABSENT:
@@ -88,11 +84,7 @@ class ShardIndex:
         try:
             body = json.loads(data)
             digest = body.pop("digest")
-            if (
-                body["version"] != VERSION
-                or body["shard_sha256"] != shard_sha256
-                or digest != digest_of(body, 32)
-            ):
+            if body["version"] != VERSION or body["shard_sha256"] != shard_sha256 or digest != digest_of(body, 32):
                 return None
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -110,9 +102,7 @@ def index_tar(tar: bytes | memoryview, shard: str, sha256: str) -> ShardIndex:
     for member in members(tar, shard):
         key, _, field = member.name.partition(".")
         if not _KEY.fullmatch(key) or not _FIELD.fullmatch(field):
-            raise ShardCorrupt(
-                f"{shard}: {member.name!r} is no KEY.FIELD of letters, digits, '_', '-' and '.'"
-            )
+            raise ShardCorrupt(f"{shard}: {member.name!r} is no KEY.FIELD of letters, digits, '_', '-' and '.'")
         if key != current and key in samples:
             raise ShardCorrupt(
                 f"{shard}: {member.name} belongs to a sample that ended before: its members are scattered"
@@ -124,7 +114,5 @@ def index_tar(tar: bytes | memoryview, shard: str, sha256: str) -> ShardIndex:
         sample[field] = (member.start, member.size)
     fields = tuple(dict.fromkeys(field for sample in samples.values() for field in sample))
     absent = (ABSENT, 0)
-    spans = array(
-        "q", (n for sample in samples.values() for field in fields for n in sample.get(field, absent))
-    )
+    spans = array("q", (n for sample in samples.values() for field in fields for n in sample.get(field, absent)))
     return ShardIndex(sha256, fields, tuple(samples), spans)

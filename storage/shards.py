@@ -4,7 +4,7 @@ half there."""
 import hashlib
 import mmap
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -67,16 +67,13 @@ def write_shard(store: Store, name: str, samples: Iterable[Sample], fields: Sequ
     Raises Conflict when it exists with others, ValueError for a sample that lacks a field or has another one,
     for a repeated key and beyond MOST_SAMPLES or LARGEST_SHARD, BadKey, StoreFull, StoreUnavailable.
     """
-    with store.staging() as folder:
-        staged = folder / "shard.tar"
-        with staged.open("wb") as file:
-            tar = _TarWriter(file, fields)
-            for key, sample in samples:
-                tar.add(key, sample)
-            entry, index = tar.finish(name)
-        store.create_from_file(name, staged)
-        store.create(index_name(name), index.to_json())
-    return entry
+    return _write(store, samples, fields, lambda sha256: name)
+
+
+def write_named_by_content(store: Store, name: str, samples: Iterable[Sample], fields: Sequence[str]) -> ShardEntry:
+    """Like `write_shard`, under a name that tells the content ("shard-000042-1f3ab09c.tar"): it never
+    conflicts."""
+    return _write(store, samples, fields, lambda sha256: f"{name.removesuffix('.tar')}-{sha256[:12]}.tar")
 
 
 def write_shards(
@@ -88,9 +85,7 @@ def write_shards(
         raise ValueError(f"max_samples is {max_samples}; a shard takes 1 to {MOST_SAMPLES:,}")
     remaining, number = iter(samples), first
     for head in remaining:
-        yield write_shard(
-            store, shard_name(number), chain((head,), islice(remaining, max_samples - 1)), fields
-        )
+        yield write_shard(store, shard_name(number), chain((head,), islice(remaining, max_samples - 1)), fields)
         number += 1
 
 
@@ -109,9 +104,7 @@ def describe_shard(store: Store, name: str) -> tuple[ShardEntry, ShardIndex]:
     return ShardEntry(name, len(index), size, sha256), index
 
 
-def stream_shard(
-    store: Store, entry: ShardEntry, fields: Sequence[str]
-) -> Iterator[tuple[str, dict[str, bytes]]]:
+def stream_shard(store: Store, entry: ShardEntry, fields: Sequence[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
     """The samples in the order of the shard, each with exactly `fields`.
 
     The whole shard is verified before the first sample leaves. Raises NotFound, ShardCorrupt.
@@ -124,6 +117,20 @@ def stream_shard(
                 yield key, dict(zip(fields, shard.sample(row, columns), strict=True))
         finally:
             shard.close()
+
+
+def _write(store: Store, samples: Iterable[Sample], fields: Sequence[str], name_of: Callable[[str], str]) -> ShardEntry:
+    with store.staging() as folder:
+        staged = folder / "shard.tar"
+        with staged.open("wb") as file:
+            tar = _TarWriter(file, fields)
+            for key, sample in samples:
+                tar.add(key, sample)
+            index, size = tar.finish()
+        entry = ShardEntry(name_of(index.shard_sha256), len(index), size, index.shard_sha256)
+        store.create_from_file(entry.name, staged)
+        store.create(index_name(entry.name), index.to_json())
+    return entry
 
 
 @contextmanager
@@ -171,14 +178,11 @@ class _TarWriter:
                 f"at most {MOST_SAMPLES:,} and {LARGEST_SHARD:,} go into one: use more shards"
             )
 
-    def finish(self, name: str) -> tuple[ShardEntry, ShardIndex]:
+    def finish(self) -> tuple[ShardIndex, int]:
+        """The index, and the size in bytes."""
         self._put(END)
         sync_file(self._file)
-        sha256 = self._digest.hexdigest()
-        return (
-            ShardEntry(name, len(self._rows), self._size, sha256),
-            ShardIndex(sha256, self._fields, tuple(self._rows), self._spans),
-        )
+        return ShardIndex(self._digest.hexdigest(), self._fields, tuple(self._rows), self._spans), self._size
 
     def _put(self, data: bytes) -> None:
         self._file.write(data)

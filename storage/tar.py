@@ -38,9 +38,7 @@ def header(name: str, size: int) -> bytes:
     if len(encoded) > LONGEST_NAME:
         raise BadKey(f"the member name {name!r} has {len(encoded)} bytes; shards take at most {LONGEST_NAME}")
     if size > LARGEST_MEMBER:
-        raise ValueError(
-            f"{name} has {size:,} bytes; shards take members of at most {LARGEST_MEMBER:,} bytes"
-        )
+        raise ValueError(f"{name} has {size:,} bytes; shards take members of at most {LARGEST_MEMBER:,} bytes")
     fields = b"%-100b0000644\x000000000\x000000000\x00%011o\x0000000000000\x00" % (encoded, size)
     block = fields.replace(b" ", b"\0") + b" " * 8 + b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
     return block[:148] + b"%06o\0 " % sum(block) + block[156:]
@@ -60,9 +58,7 @@ def members(tar: bytes | memoryview, shard: str) -> Iterator[Member]:
     while True:
         block = bytes(tar[position : position + BLOCK])
         if len(block) < BLOCK:
-            raise ShardCorrupt(
-                f"{shard} ends after {len(tar):,} bytes without the end mark of a tar: it is cut off"
-            )
+            raise ShardCorrupt(f"{shard} ends after {len(tar):,} bytes without the end mark of a tar: it is cut off")
         if not any(block):
             return
         name, kind, size = _parse(block, shard, position)

@@ -28,9 +28,7 @@ class TensorFile:
         return TensorFile(body["name"], int(body["bytes"]), body["sha256"], tuple(body["tensors"]))
 
 
-def write_tensors(
-    store: Store, tensors: Mapping[str, Tensor], file_bytes: int = FILE_BYTES
-) -> Iterator[TensorFile]:
+def write_tensors(store: Store, tensors: Mapping[str, Tensor], file_bytes: int = FILE_BYTES) -> Iterator[TensorFile]:
     """Creates as many files as needed. Raises StoreFull, StoreUnavailable."""
     for names in _groups(tensors, file_bytes):
         group = {name: tensors[name].detach().cpu().contiguous() for name in names}
@@ -38,9 +36,7 @@ def write_tensors(
             staged = folder / "tensors.safetensors"
             save_file(_unshared(group), staged)
             sha256 = sha256_of_file(staged)
-            file = TensorFile(
-                f"tensors-{sha256[:24]}.safetensors", staged.stat().st_size, sha256, tuple(names)
-            )
+            file = TensorFile(f"tensors-{sha256[:24]}.safetensors", staged.stat().st_size, sha256, tuple(names))
             store.create_from_file(file.name, staged)
         yield file
 
