@@ -38,9 +38,7 @@ class LandmarkSet:
 
     def __post_init__(self) -> None:
         if self.barycentric.shape != (*self.faces.shape, 3):
-            raise ValueError(
-                f"landmark weights {self.barycentric.shape} do not fit triangles {self.faces.shape}"
-            )
+            raise ValueError(f"landmark weights {self.barycentric.shape} do not fit triangles {self.faces.shape}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,9 +100,7 @@ class MorphableModel:
         if self.expression_rotations is not None:
             self._require("expression_rotations", (expressions, joints, 3))
         if self.expression_names and len(self.expression_names) != expressions:
-            raise ValueError(
-                f"{len(self.expression_names)} expression names for {expressions} expression units"
-            )
+            raise ValueError(f"{len(self.expression_names)} expression names for {expressions} expression units")
         if len(self.joint_names) != joints:
             raise ValueError(f"{len(self.joint_names)} joint names for {joints} joints")
         if any(not -1 <= parent < max(joint, 0) for joint, parent in enumerate(self.parents)):
@@ -136,9 +132,7 @@ class MorphableModel:
             None if self.texture is None else self.texture.basis,
         ]  # fmt: skip
         for array in arrays:
-            state.update(
-                b"-" if array is None else repr(array.shape).encode() + np.ascontiguousarray(array).tobytes()
-            )
+            state.update(b"-" if array is None else repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
         return state.hexdigest()
 
     @cached_property
@@ -172,7 +166,8 @@ class MorphableModel:
     def _joint_rows(self) -> Floats:
         """(S + E, J·3): joints are linear in the coefficients too."""
         rows = self._basis_rows.reshape(-1, len(self.template), 3)
-        return np.einsum("jv,cvk->cjk", self.joint_regressor, rows).reshape(len(rows), -1).astype(np.float32)
+        joints = np.einsum("jv,cvk->cjk", self.joint_regressor, rows)
+        return np.asarray(joints.reshape(len(rows), -1), np.float32)
 
     def check(self, parameters: FaceParameters) -> None:
         """Raises ``ValueError`` when parameters are another model's or of other lengths."""
@@ -181,9 +176,7 @@ class MorphableModel:
         expected = {"shape": self.shape_basis.shape[2], "expression": self.expression_basis.shape[2]}
         for name, size in expected.items():
             if getattr(parameters, name).size != size:
-                raise ValueError(
-                    f"{name} has {getattr(parameters, name).size} coefficients; {self.name} has {size}"
-                )
+                raise ValueError(f"{name} has {getattr(parameters, name).size} coefficients; {self.name} has {size}")
 
     def joint_rotations(self, pose: Tensor, expression: Tensor, eyes: Tensor | None = None) -> Tensor:
         """(B, 6) [global, jaw], (B, E) and (B, 6) of the eyes → (B, J, 3) axis-angles of :func:`lbs`.
@@ -276,9 +269,7 @@ def rigid_transforms(rotations: Tensor, joints: Tensor, parents: Sequence[int]) 
     world = torch.stack(chain, dim=1)
     moved = (world[..., :3, :3] @ joints[..., None]).squeeze(-1)
     translation = world[..., :3, 3] - moved
-    relative = torch.cat(
-        [world[..., :3], torch.cat([translation, world[..., 3, 3:]], dim=-1)[..., None]], dim=-1
-    )
+    relative = torch.cat([world[..., :3], torch.cat([translation, world[..., 3, 3:]], dim=-1)[..., None]], dim=-1)
     return world[..., :3, 3], relative
 
 
@@ -332,9 +323,7 @@ def contour_row(rotations: Tensor) -> Tensor:
 def landmark_points(model: MorphableModel, vertices: Floats, name: str) -> Floats:
     """(V, 3) → (N, 3): one landmark set on one head. Raises ``ValueError`` for a set the model lacks."""
     if name not in model.landmarks:
-        raise ValueError(
-            f"the model {model.name!r} has no landmarks {name!r}; it has {sorted(model.landmarks)}"
-        )
+        raise ValueError(f"the model {model.name!r} has no landmarks {name!r}; it has {sorted(model.landmarks)}")
     points = model.landmarks[name]
     corners = vertices[model.faces[points.faces]]
     return np.asarray((corners * points.barycentric[..., None]).sum(axis=1), np.float32)
@@ -378,9 +367,7 @@ def _rotations(model: MorphableModel, parameters: Sequence[FaceParameters]) -> N
     return axis_angle_matrix(full.reshape(-1, 3)).reshape(*full.shape, 3)
 
 
-def _chain(
-    rotations: NDArray[np.float64], joints: NDArray[np.float64], parents: Sequence[int]
-) -> NDArray[np.float64]:
+def _chain(rotations: NDArray[np.float64], joints: NDArray[np.float64], parents: Sequence[int]) -> NDArray[np.float64]:
     """(J, 3, 4) rest pose → pose, as :func:`rigid_transforms` for one head."""
     out = np.empty((len(parents), 3, 4))
     for joint, parent in enumerate(parents):
