@@ -51,9 +51,14 @@ class ShardCache:
 
     def _make_room(self, needed: int) -> None:
         with self._locked("tidy"):
-            found = [(path.stat().st_mtime_ns, path.stat().st_size, path) for path in
-            self.folder.glob("*.tar")] total = sum(size for _, size, _ in found) for _, size, path in
-            sorted(found): if total + needed <= self.limit: break path.unlink() total -= size
+            copies = [(path.stat(), path) for path in self.folder.glob("*.tar")]
+            copies.sort(key=lambda copy: copy[0].st_mtime_ns)
+            total = sum(stat.st_size for stat, _ in copies)
+            for stat, path in copies:
+                if total + needed <= self.limit:
+                    break
+                path.unlink()
+                total -= stat.st_size
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:

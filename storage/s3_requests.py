@@ -179,7 +179,14 @@ def _client(config: S3Config, ambient: tuple[tuple[str, str], ...], process: int
             endpoint_url=config.endpoint,
             region_name=config.region or session.region_name or "us-east-1",
             config=Config(
-                retries={"total_max_attempts": 1},  # S3Requests.send retries, for whole answers and not only
-                headers s3={"addressing_style": config.addressing}, connect_timeout=config.connect_timeout,
-                read_timeout=config.read_timeout, request_checksum_calculation="when_required",  # we name
-                SHA-256 ourselves response_checksum_validation="when_required", max_pool_connections=16, ), )
+                # S3Requests.send retries, and it does so for whole answers, not only for their headers.
+                retries={"total_max_attempts": 1},
+                s3={"addressing_style": config.addressing},
+                connect_timeout=config.connect_timeout,
+                read_timeout=config.read_timeout,
+                # Checksums are ours: SHA-256, named in every upload and compared after every download.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                max_pool_connections=16,
+            ),
+        )

@@ -204,9 +204,10 @@ class SeaweedServer:
         end = time.monotonic() + READY_WITHIN
         while not (self._healthy() and self._data_found() and self._bucket_exists()):
             if self._process.poll() is not None or time.monotonic() > end:
-                lines = (self.folder / "server.log").read_text(errors="replace").strip().splitlines() or
-                ["nothing"] raise StoreUnavailable( f"the S3 server of {self.folder} did not start; its log
-                ends: {lines[-1].strip()}" ) time.sleep(0.05)
+                log = (self.folder / "server.log").read_text(errors="replace").strip()
+                last = log.rpartition("\n")[2].strip() or "nothing"
+                raise StoreUnavailable(f"the S3 server of {self.folder} did not start; its log ends: {last}")
+            time.sleep(0.05)
 
     def _healthy(self) -> bool:
         return self._asked("s3", "/healthz") is not None

@@ -137,9 +137,7 @@ def _verify_generation(store: Store, place: str, names: set[str]) -> Iterator[Fi
         yield Finding(place, name, "surplus", "no manifest names it: left by an attempt that was not adopted")
 
 
-def _verify_shard(
-    store: Store, place: str, entry: ShardEntry, fields: tuple[str, ...]
-) -> tuple[Finding, set[str]]:
+def _verify_shard(store: Store, place: str, entry: ShardEntry, fields: tuple[str, ...]) -> tuple[Finding, set[str]]:
     try:
         found, index = describe_shard(store, entry.name)
         if found != entry:
@@ -167,9 +165,7 @@ def _verify_index(store: Store, place: str, entry: ShardEntry) -> Finding | None
     return None
 
 
-def _verify_status(
-    store: Store, place: str, manifest: Manifest, keys_of: dict[str, set[str]]
-) -> Iterator[Finding]:
+def _verify_status(store: Store, place: str, manifest: Manifest, keys_of: dict[str, set[str]]) -> Iterator[Finding]:
     try:
         rows = read_status(store)
     except NotFound:
@@ -178,11 +174,14 @@ def _verify_status(
     except ObjectCorrupt as error:
         yield Finding(place, STATUS, "damaged", str(error))
         return
-    astray = [row.key for row in rows if row.shard and keys_of.get(row.shard) and row.key not in
-    keys_of[row.shard]] good = sum(1 for row in rows if row.status == "good") if astray: yield Finding(place,
-    STATUS, "damaged", f"{len(astray)} rows name a shard without their sample: {astray[0]}, …") elif good !=
-    manifest.samples: yield Finding(place, STATUS, "damaged", f"{good} good rows, but {manifest.samples}
-    samples") else: yield Finding(place, STATUS, "ok", f"{good} good of {len(rows)} rows", samples=len(rows))
+    astray = [row.key for row in rows if row.shard in keys_of and row.key not in keys_of[row.shard]]
+    good = sum(row.status == "good" for row in rows)
+    if astray:
+        yield Finding(place, STATUS, "damaged", f"{len(astray)} rows name a shard without their sample: {astray[0]}, …")
+    elif good != manifest.samples:
+        yield Finding(place, STATUS, "damaged", f"{good} good rows, but {manifest.samples} samples")
+    else:
+        yield Finding(place, STATUS, "ok", f"{good} good of {len(rows)} rows", samples=len(rows))
 
 
 def _read_manifest(store: Store, name: str) -> Manifest | Exception | None:
