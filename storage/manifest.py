@@ -36,7 +36,7 @@ class Manifest:
     """Name of an input → its digest."""
     shards: tuple[ShardEntry, ...]
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Rows by status: good, bad, …"""
+    """Rows by status."""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -105,9 +105,9 @@ class StatusRow:
     source: str
     """Where it came from: the name or URI of a photo, or the key in the stage before."""
     status: str
-    """"good", or the class of the failure."""
+    """One word: "ok", or the class of the failure."""
     reason: str = ""
-    """Empty for good rows, a sentence otherwise."""
+    """Empty for rows that gave a sample, a sentence otherwise."""
     stage: str = ""
     attempt: int = 1
     content_key: str = ""

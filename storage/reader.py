@@ -40,14 +40,15 @@ class SampleReader:
         missing = [field for field in fields if check_field(field) not in manifest.fields]
         if missing:
             raise ValueError(f"the dataset has no field {missing[0]!r}; it has {', '.join(manifest.fields)}")
-        if cache_dir is None and store.local_path("any") is None:
+        remote = store.local_path("any") is None
+        if remote and cache_dir is None:
             raise ValueError(f"{store.uri} is not on this machine: name a cache_dir for its shards")
         if open_shards < 1:
             raise ValueError(f"open_shards is {open_shards}; at least one shard must be open")
         self.manifest = manifest
         self.fields = tuple(fields)
         self._store = store
-        self._cache = None if cache_dir is None else ShardCache(cache_dir, cache_bytes)
+        self._cache = ShardCache(cache_dir, cache_bytes) if remote and cache_dir is not None else None
         self._ends = list(accumulate(entry.samples for entry in manifest.shards))
         self._open_shards = open_shards
         self._open: dict[int, tuple[OpenShard, list[int]]] = {}

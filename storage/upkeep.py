@@ -13,6 +13,7 @@ from storage.interface import Leftover, Store
 from storage.manifest import MANIFEST, MANIFEST_COPY, STATUS, Manifest, read_status
 from storage.shard_index import ShardIndex
 from storage.shards import ShardEntry, describe_shard, index_name
+from storage.units import FOLDER
 
 Verdict = Literal["ok", "damaged", "missing", "surplus", "unfinished"]
 
@@ -175,7 +176,7 @@ def _verify_status(store: Store, place: str, manifest: Manifest, keys_of: dict[s
         yield Finding(place, STATUS, "damaged", str(error))
         return
     astray = [row.key for row in rows if row.shard in keys_of and row.key not in keys_of[row.shard]]
-    good = sum(row.status == "good" for row in rows)
+    good = sum(bool(row.shard) for row in rows)
     if astray:
         yield Finding(place, STATUS, "damaged", f"{len(astray)} rows name a shard without their sample: {astray[0]}, …")
     elif good != manifest.samples:
@@ -239,8 +240,9 @@ def _lost(store: Store, finding: Finding, withdraw: bool) -> str:
 
 def _withdraw(store: Store, shards: set[str]) -> None:
     """The manifest goes first: from then on there is no dataset that could be read."""
-    for name in (MANIFEST, MANIFEST_COPY, STATUS):
+    records = [
+        info.key for info in store.list(f"{FOLDER}/") if any(name.encode() in store.read(info.key) for name in shards)
+    ]
+    tars = [gone for name in shards for gone in (name, index_name(name))]
+    for name in (MANIFEST, MANIFEST_COPY, STATUS, *records, *tars):
         store.delete(name)
-    for name in shards:
-        for gone in (name, index_name(name), f"unit-{name.removeprefix('shard-')[:6]}.json"):
-            store.delete(gone)
