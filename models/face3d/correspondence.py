@@ -1,4 +1,5 @@
-"""Where the 468 points of MediaPipe's mesh lie on the open head: rendered heads are shown to the mesh network and its
+"""Where the 468 points of MediaPipe's mesh lie on the open head: rendered heads are shown to the mesh
+network and its
 points are lifted back to the surface they fell on."""
 
 from collections.abc import Callable
@@ -44,9 +45,9 @@ def sample_face(model: MorphableModel, rng: np.random.Generator, number: int) ->
     pose = np.zeros(6, np.float32)
     pose[:3] = rng.uniform([-0.25, -0.4, -0.1], [0.25, 0.4, 0.1])
     light = light_preset(("front", "above", "left", "right")[number % 4]).astype(np.float32)
-    return FaceParameters.neutral(
-        model.name, shape=len(shape), expression=len(expression)
-    ).replaced(shape=shape, expression=expression, pose=pose, light=light, camera=np.array([6.0, 0, 0], np.float32))
+    return FaceParameters.neutral(model.name, shape=len(shape), expression=len(expression)).replaced(
+        shape=shape, expression=expression, pose=pose, light=light, camera=np.array([6.0, 0, 0], np.float32)
+    )
 
 
 def lift_landmarks(
@@ -96,16 +97,19 @@ def lift_landmarks(
 
 
 def _collect(
-    model: MorphableModel, skin: npt.NDArray[np.bool_], jaw: npt.NDArray[np.float32], mesh: npt.NDArray[np.float32],
-    triangle: npt.NDArray[np.int32], barycentric: npt.NDArray[np.float32], opened: bool, seen: list[list[FloatArray]],
+    model: MorphableModel, skin: npt.NDArray[np.bool_], jaw: npt.NDArray[np.float32], mesh:
+        npt.NDArray[np.float32],
+    triangle: npt.NDArray[np.int32], barycentric: npt.NDArray[np.float32], opened: bool, seen:
+        list[list[FloatArray]],
 ) -> None:  # fmt: skip
-    """Add the neutral position under each mesh point, where the right part of the skin lies under or near it."""
+    """Add the neutral position under each mesh point, where the right part of the skin lies under or
+    near it."""
     height, width = triangle.shape
     on_skin = (triangle >= 0) & skin[np.maximum(triangle, 0)]
     lifted = jaw[model.faces[np.maximum(triangle, 0)]]
     moved = (lifted * barycentric).sum(axis=-1)
-    allowed = {p: on_skin & (moved < UPPER_LIP) for p in UPPER_INNER + UPPER_OUTER}
-    allowed |= {p: on_skin & (moved > LOWER_LIP) for p in LOWER_INNER + LOWER_OUTER}
+    allowed = dict.fromkeys(UPPER_INNER + UPPER_OUTER, on_skin & (moved < UPPER_LIP))
+    allowed |= dict.fromkeys(LOWER_INNER + LOWER_OUTER, on_skin & (moved > LOWER_LIP))
     inner = set(LIPS_INNER)
     for point in range(468):
         if point in inner and not opened:

@@ -111,8 +111,7 @@ class IrisNet:
 
 
 def crop_square(
-    pyramid: list[UInt8Array], centre: Float32Array, side: float, angle: float, size: int, *, mirror:
-        bool = False
+    pyramid: list[UInt8Array], centre: Float32Array, side: float, angle: float, size: int, *, mirror: bool = False
 ) -> tuple[UInt8Array, Float32Array]:
     """A rotated square of a picture, resampled to size x size (bilinear, black outside).
 

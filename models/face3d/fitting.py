@@ -1,8 +1,11 @@
 """Mesh landmarks → identity, expression, pose and camera of the open head.
 
-Energy: squared distances of projected to detected points in millimetres, robustly weighted, plus the same for the
-differences of opposite lids and lips (so that apertures are right even where positions are not), plus Gaussian priors.
-Alternates Gauss-Newton on pose and camera with a box-constrained quadratic programme over all coefficients at once.
+Energy: squared distances of projected to detected points in millimetres, robustly weighted, plus the
+    same for the
+differences of opposite lids and lips (so that apertures are right even where positions are not), plus
+Gaussian priors.
+Alternates Gauss-Newton on pose and camera with a box-constrained quadratic programme over all
+coefficients at once.
 """
 
 from dataclasses import dataclass
@@ -13,7 +16,15 @@ import numpy.typing as npt
 from numba import njit
 
 from models.face3d.mesh_topology import (
-    BROW_LEFT, BROW_RIGHT, EYE_LEFT, EYE_RIGHT, LIPS_INNER, LIPS_OUTER, OVAL, lid_gap, outer_eye_distance,
+    BROW_LEFT,
+    BROW_RIGHT,
+    EYE_LEFT,
+    EYE_RIGHT,
+    LIPS_INNER,
+    LIPS_OUTER,
+    OVAL,
+    lid_gap,
+    outer_eye_distance,
 )  # fmt: skip
 from models.face3d.open_head import OpenHead
 from models.face3d.rotations import axis_angle_matrix
@@ -27,14 +38,14 @@ Mask = npt.NDArray[np.bool_]
 FRAME_SIZE: Final = 256
 
 _LIP_PAIRS: Final = ((82, 87), (13, 14), (312, 317), (81, 178), (311, 402), (80, 88), (310, 318), (191, 95), (415, 324))
-_LID_PAIRS: Final = tuple(
-    pair for eye in (EYE_RIGHT, EYE_LEFT) for pair in zip(eye[9:16], eye[1:8], strict=True)
-)
+_LID_PAIRS: Final = tuple(pair for eye in (EYE_RIGHT, EYE_LEFT) for pair in zip(eye[9:16], eye[1:8], strict=True))
 _EXCLUSIVE: Final = (
     ("eyeBlinkLeft", "eyeWideLeft"), ("eyeBlinkRight", "eyeWideRight"), ("eyeSquintLeft", "eyeWideLeft"),
-    ("eyeSquintRight", "eyeWideRight"), ("mouthSmileLeft", "mouthFrownLeft"), ("mouthSmileRight", "mouthFrownRight"),
+    ("eyeSquintRight", "eyeWideRight"), ("mouthSmileLeft", "mouthFrownLeft"), ("mouthSmileRight",
+    "mouthFrownRight"),
     ("jawLeft", "jawRight"), ("mouthLeft", "mouthRight"), ("browDownLeft", "browOuterUpLeft"),
-    ("browDownRight", "browOuterUpRight"), ("mouthPucker", "mouthStretchLeft"), ("mouthPucker", "mouthStretchRight"),
+    ("browDownRight", "browOuterUpRight"), ("mouthPucker", "mouthStretchLeft"), ("mouthPucker",
+    "mouthStretchRight"),
 )  # fmt: skip
 _UNSEEN: Final = ("tongueOut", "cheekPuff")
 
@@ -85,7 +96,8 @@ class LandmarkFit:
     fitted: Floats
     """(468, 2) pixels of the 256-pixel frame."""
     residual: float
-    """Mean distance of fitted to detected points over the outer-eye distance (foreshortening undone by yaw)."""
+    """Mean distance of fitted to detected points over the outer-eye distance (foreshortening undone by
+    yaw)."""
 
 
 @njit(cache=True)  # type: ignore[misc]
@@ -140,7 +152,8 @@ class LandmarkFitter:
     def _point_weights(self, head: OpenHead) -> FloatArray:
         weights = np.full(468, 0.6)
         for chosen, weight in (
-            (OVAL, 0.8), (BROW_LEFT + BROW_RIGHT, 0.5), (LIPS_OUTER + LIPS_INNER, 0.8), (EYE_LEFT + EYE_RIGHT, 1.0),
+            (OVAL, 0.8), (BROW_LEFT + BROW_RIGHT, 0.5), (LIPS_OUTER + LIPS_INNER, 0.8), (EYE_LEFT +
+            EYE_RIGHT, 1.0),
         ):  # fmt: skip
             weights[list(chosen)] = weight
         return weights / (1 + (head.landmark_spread.astype(np.float64) / 0.006) ** 2)
@@ -160,7 +173,9 @@ class LandmarkFitter:
                     prior[[one, two], [one, two]] += settings.symmetry
                     prior[[one, two], [two, one]] -= settings.symmetry
         # Identity may not open the lips.
-        gaps = np.stack([self.rows[a, 1, : self.identities] - self.rows[b, 1, : self.identities] for a, b in _LIP_PAIRS])
+        gaps = np.stack(
+            [self.rows[a, 1, : self.identities] - self.rows[b, 1, : self.identities] for a, b in _LIP_PAIRS]
+        )
         prior[: self.identities, : self.identities] += gaps.T @ gaps * (1e3 / 0.25) ** 2
         return prior
 
@@ -273,7 +288,9 @@ class LandmarkFitter:
             low[place] = high[place] = float(np.clip(amount, 0.0, 1.0))
         return low, high
 
-    def _result(self, state: "_View", coefficients: FloatArray, points: FloatArray, detected: FloatArray) -> LandmarkFit:
+    def _result(
+        self, state: "_View", coefficients: FloatArray, points: FloatArray, detected: FloatArray
+    ) -> LandmarkFit:
         fitted = state.project(points)
         expression = coefficients[self.identities :].copy()
         place_open, place_close = self._open - self.identities, self._close - self.identities

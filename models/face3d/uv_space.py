@@ -1,4 +1,5 @@
-"""The texture picture of a head: which surface point each texel shows, and how to fill texels nothing was seen of."""
+"""The texture picture of a head: which surface point each texel shows, and how to fill texels nothing
+was seen of."""
 
 from dataclasses import dataclass
 
@@ -39,14 +40,13 @@ def texel_map(uvs: Floats, uv_faces: Ints, size: int) -> TexelMap:
 
 
 def fill_holes(picture: Floats, weight: Floats) -> Floats:
-    """Smooth fill: (H, W, C) where `weight` (H, W) is 0, from the nearest weighted texels (push-pull pyramid)."""
+    """Smooth fill: (H, W, C) where `weight` (H, W) is 0, from the nearest weighted texels (push-pull
+    pyramid)."""
     pyramid = [(picture * weight[..., None], weight)]
     while min(pyramid[-1][1].shape) > 1:
         height, width = pyramid[-1][1].shape
         target = ((width + 1) // 2, (height + 1) // 2)
-        colours, weights = (
-            cv2.resize(level, target, interpolation=cv2.INTER_AREA) for level in pyramid[-1]
-        )
+        colours, weights = (cv2.resize(level, target, interpolation=cv2.INTER_AREA) for level in pyramid[-1])
         scale = np.minimum(1.0, 1.0 / np.maximum(weights, 1e-6)) * (weights > 0)
         boost = np.where(weights > 0, np.minimum(scale, 4.0), 0.0).astype(np.float32)
         pyramid.append((np.atleast_3d(colours) * boost[..., None], weights * boost))
