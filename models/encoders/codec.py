@@ -57,9 +57,7 @@ def check_pictures(images_BCHW: Tensor, factor: int) -> None:
         raise ValueError(f"a codec takes pictures of shape (B, 3, H, W), not {tuple(images_BCHW.shape)}")
     height, width = images_BCHW.shape[-2:]
     if height % factor or width % factor:
-        raise ValueError(
-            f"picture is {width}×{height}: both sides must be multiples of {factor}; resize it first"
-        )
+        raise ValueError(f"picture is {width}×{height}: both sides must be multiples of {factor}; resize it first")
 
 
 class KLCodec(nn.Module):

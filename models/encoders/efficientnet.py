@@ -30,9 +30,7 @@ class MobileBlock(nn.Module):
         if self.expands:
             self._expand_conv = nn.Conv2d(inputs, hidden, 1, bias=False)
             self._bn0 = nn.BatchNorm2d(hidden, eps=1e-3)
-        self._depthwise_conv = nn.Conv2d(
-            hidden, hidden, kernel, stride, kernel // 2, groups=hidden, bias=False
-        )
+        self._depthwise_conv = nn.Conv2d(hidden, hidden, kernel, stride, kernel // 2, groups=hidden, bias=False)
         self._bn1 = nn.BatchNorm2d(hidden, eps=1e-3)
         self._project_conv = nn.Conv2d(hidden, outputs, 1, bias=False)
         self._bn2 = nn.BatchNorm2d(outputs, eps=1e-3)

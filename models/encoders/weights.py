@@ -42,27 +42,19 @@ def locate(source: str | Path, part: str) -> Path | str:
     path = Path(source)
     if path.is_file():
         if path.suffix != ".safetensors":
-            raise ValueError(
-                f"{path} is not a .safetensors file: convert it first, pickled weights can run code"
-            )
+            raise ValueError(f"{path} is not a .safetensors file: convert it first, pickled weights can run code")
         return path
     if path.is_dir():
         folder = path / part if (path / part).is_dir() else path
         if not (folder / "config.json").is_file():
-            raise ValueError(
-                f"{folder} has no config.json: expected a diffusers or transformers model folder"
-            )
+            raise ValueError(f"{folder} has no config.json: expected a diffusers or transformers model folder")
         return folder
     if isinstance(source, str) and _HUB_NAME.fullmatch(source):
         return source
-    raise ValueError(
-        f"{source} is neither a folder, a .safetensors file nor a hub name of the form owner/name"
-    )
+    raise ValueError(f"{source} is neither a folder, a .safetensors file nor a hub name of the form owner/name")
 
 
-def ldm_state(
-    path: Path, part: Literal["unet", "vae"], configuration: Mapping[str, Any]
-) -> dict[str, Tensor]:
+def ldm_state(path: Path, part: Literal["unet", "vae"], configuration: Mapping[str, Any]) -> dict[str, Tensor]:
     """Read one part of a single-file checkpoint in diffusers key names.
 
     The file may hold a whole Stable Diffusion checkpoint in the original names (`model.diffusion_model.…`,
