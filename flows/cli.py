@@ -103,3 +103,7 @@ def main() -> None:
         if os.environ.get("INSTAFACE_TRACEBACK"):
             raise
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

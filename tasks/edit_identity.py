@@ -21,8 +21,9 @@ from models.face3d.parameters import FaceParameters
 from models.images import decode_png, encode_png
 from storage.canonical import digest_of, sha256_of
 from storage.stores import Store, open_store
+from tasks.array_bytes import from_npy, from_safetensors
 from tasks.encode import load_codec, map_latents
-from tasks.extract import Mapper, from_npy
+from tasks.extract import Mapper
 from tasks.image_uri import read_image_uri
 from tasks.live import watch
 from tasks.pictures import contact_sheet, to_pixels
@@ -30,7 +31,6 @@ from tasks.preset import Preset
 from tasks.progress import StageProgress
 from tasks.records import Record, commit_record, committed, only_record, read_record
 from tasks.shard import Aligner
-from tasks.tensor_bytes import from_safetensors
 from tasks.train_state import load_networks
 
 VERSION = "1"

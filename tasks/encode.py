@@ -26,8 +26,9 @@ from models.images import decode_png
 from storage.canonical import digest_of, sha256_of
 from storage.shards import stream_shard
 from storage.stores import Store, open_store
+from tasks.array_bytes import from_npy, npy_bytes
 from tasks.assets import asset
-from tasks.extract import ShardUnit, from_npy, npy_bytes
+from tasks.extract import ShardUnit
 from tasks.generation import EarlierRows, Generation, Plan, Row, UnitResult, build_generation, write_unit
 
 FIELDS = ("moments.npy", "conditions.npy", "face.npy", "semantic.npy")

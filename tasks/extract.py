@@ -1,6 +1,5 @@
 """extract: aligned images → 3D condition maps (albedo, normal, Lambertian render, mask) and their parameters."""
 
-import io
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from models.images import decode_png, encode_png
 from storage.canonical import digest_of, sha256_of
 from storage.shards import ShardEntry, stream_shard
 from storage.stores import Store, open_store
+from tasks.array_bytes import npy_bytes
 from tasks.assets import asset
 from tasks.generation import (
     EarlierRows,
@@ -133,17 +133,6 @@ def extract(config: ExtractConfig, images: Generation, root: Store, *, workers: 
 
 def _worker(config: ExtractConfig, images: str, home: str, earlier: tuple[str, ...]) -> Any:
     return partial(ExtractWorker, config, images, home, earlier)
-
-
-def npy_bytes(array: NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def from_npy(data: bytes) -> NDArray[Any]:
-    array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-    return array
 
 
 @task(name="extract", persist_result=False)

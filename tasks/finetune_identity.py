@@ -8,28 +8,30 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 from prefect import task
 
 from models.diffusion.adaptation import adapt, adaptation_state
-from models.diffusion.editor import draws_for
+from models.diffusion.editor import InstaFace, draws_for
 from models.diffusion.sampling import sample
-from models.encoders.codec import mode
+from models.encoders.codec import LatentCodec, mode
 from models.face3d.maps import ConditionMaps
 from models.images import decode_png
 from storage.canonical import digest_of, sha256_of
 from storage.stores import Store, open_store
+from tasks.array_bytes import from_npy, to_safetensors
 from tasks.encode import Featurizer
-from tasks.extract import Mapper, from_npy
+from tasks.extract import Mapper
 from tasks.image_uri import read_image_uri
 from tasks.live import watch
-from tasks.pictures import picture_bytes, psnr
+from tasks.pictures import picture_bytes, psnr, stack
 from tasks.preset import Preset
 from tasks.progress import StageProgress
 from tasks.records import Record, commit_record, committed, only_record, read_record
 from tasks.shard import Aligner
-from tasks.tensor_bytes import to_safetensors
 from tasks.train_data import FEATURES
 from tasks.train_state import load_networks
 
@@ -127,20 +129,11 @@ def finetune_rank(job: FinetuneJob, photograph: bytes, mailbox: Any) -> None:
 
     # Preview: the person as photographed, generated from the maps.
     model.eval()
-    with torch.no_grad():
-        tokens = model.tokens(batch["semantic"], batch["face"])
-    key, steps = job.image_sha256[:16], job.preset.edit.steps
-    rebuilt = sample(model, featurizer.codec, batch["conditions"], tokens, keys=[key], steps=steps)[0]
-    ceiling = (featurizer.codec.decode(mode(batch["moments"]))[0] / 2 + 0.5).clamp(0, 1)
-    original = torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255
-    metrics = {
-        "final_loss": sum(losses[-5:]) / len(losses[-5:]),
-        "reconstruction_psnr_db": psnr(rebuilt, original),
-        "codec_psnr_db": psnr(ceiling, original),
-    }
+    rebuilt, metrics = preview(model, featurizer.codec, batch, image, job)
+    metrics["final_loss"] = sum(losses[-5:]) / len(losses[-5:])
     files = {
         "weights.safetensors": to_safetensors(adaptation_state(model, config.adaptation)),
-        "preview.png": picture_bytes(torch.cat([original, rebuilt.cpu()], dim=2)),
+        "preview.png": picture_bytes(torch.cat([stack([image])[0], rebuilt.cpu()], dim=2)),
         **{name: aligned[name] for name in ("image.png", "meta.json")},
         **maps,
         **features,
@@ -154,6 +147,20 @@ def finetune_rank(job: FinetuneJob, photograph: bytes, mailbox: Any) -> None:
         files,
         {"identity_id": job.identity_id, "metrics": metrics, "lineage": lineage, "losses": losses},
     )
+
+
+@torch.no_grad()
+def preview(
+    model: InstaFace, codec: LatentCodec, batch: Mapping[str, torch.Tensor], image: NDArray[np.uint8], job: FinetuneJob
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The photograph rebuilt from noise, its maps and tokens, (3, H, W) in [0, 1], and PSNR to the photograph beside
+    what the codec alone reaches."""
+    tokens = model.tokens(batch["semantic"], batch["face"])
+    key, steps = job.image_sha256[:16], job.preset.edit.steps
+    rebuilt = sample(model, codec, batch["conditions"], tokens, keys=[key], steps=steps)[0]
+    ceiling = (codec.decode(mode(batch["moments"]))[0] / 2 + 0.5).clamp(0, 1)
+    original = stack([image])[0]
+    return rebuilt, {"reconstruction_psnr_db": psnr(rebuilt, original), "codec_psnr_db": psnr(ceiling, original)}
 
 
 def identity_of(record: Record, *, reused: bool, seconds: float = 0.0) -> Identity:

@@ -13,7 +13,11 @@ MAX_LENGTH = 1024
 BUCKETS_VARIABLE = "INSTAFACE_IMAGE_BUCKETS"
 FOLDERS_VARIABLE = "INSTAFACE_IMAGE_FOLDERS"
 # The same rules, as far as a JSON schema can say them: Prefect's API refuses what does not match before a run exists.
-PATTERN = r"^(embedded:portrait|(s3://[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]/|file:///|/|\./|\.\./|[A-Za-z0-9_~])[^\x00-\x1f\x7f]*\.([jJ][pP][eE]?[gG]|[pP][nN][gG]|[wW][eE][bB][pP]))$"
+PATTERN = (
+    r"^(embedded:portrait"
+    r"|(s3://[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]/|file:///)[^\x00-\x1f\x7f]*\.([jJ][pP][eE]?[gG]|[pP][nN][gG]|[wW][eE][bB][pP])"
+    r"|[A-Za-z0-9_~./][^\x00-\x1f\x7f:]*\.([jJ][pP][eE]?[gG]|[pP][nN][gG]|[wW][eE][bB][pP]))$"
+)
 
 
 class BadImageUri(ValueError):

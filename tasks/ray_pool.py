@@ -60,12 +60,18 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
 
 
 class _Host:
-    """One actor: builds its worker once (and again after a restart), then does units."""
+    """One actor: builds its worker for its first unit (and again after a restart), then does units.
+
+    The worker is not built in the constructor: what it raises (a missing asset, say) would reach the caller as a dead
+    actor instead of as itself.
+    """
 
     def __init__(self, make_worker: Callable[[], UnitWorker[Any, Any]]) -> None:
-        self.worker = make_worker()
+        self.make_worker = make_worker
+        self.worker: UnitWorker[Any, Any] | None = None
 
     def process(self, unit: Any) -> Any:
+        self.worker = self.worker or self.make_worker()
         return self.worker.process(unit)
 
 

@@ -20,9 +20,9 @@ from models.face3d.maps import ConditionMaps
 from models.face3d.render import overlay
 from models.images import decode_png, read_image
 from storage.stores import open_store
+from tasks.array_bytes import from_npy
 from tasks.edit_identity import Edits, edits_of
 from tasks.evaluate import MEANINGS, Evaluation, evaluation_of
-from tasks.extract import from_npy
 from tasks.finetune_identity import Identity, identity_of
 from tasks.generation import OK, Generation, find_generation
 from tasks.image_uri import read_image_uri

@@ -8,7 +8,7 @@ import torch
 from models.diffusion.editor import Draws
 from models.rng import seed_of
 from storage.reader import SampleReader
-from tasks.extract import from_npy
+from tasks.array_bytes import from_npy
 
 FEATURES = ("moments", "conditions", "face", "semantic")
 

@@ -23,8 +23,8 @@ from models.diffusion.presets import open_config, paper_config, tiny_config
 from storage.canonical import digest_of
 from storage.checkpoints import CheckpointStore
 from storage.stores import Store, open_store
+from tasks.array_bytes import from_npy
 from tasks.assets import asset
-from tasks.extract import from_npy
 from tasks.generation import Generation, find_generation
 from tasks.live import watch
 from tasks.progress import StageProgress
