@@ -11,18 +11,16 @@ from storage.errors import NotFound
 from storage.interface import Store
 from storage.manifest import Manifest
 from storage.open_shard import OpenShard, open_local
-from storage.shard_index import check_field
+from storage.shard_index import ShardIndex, check_field
 from storage.shards import ShardEntry, index_name
 
 
 class SampleReader:
-    """`reader[i]` and `reader.by_key(key)` give (key, {field: bytes}); iteration goes through all in manifest
-    order.
+    """`reader[i]` and `reader.by_key(key)` give (key, {field: bytes}); iteration takes the order of the manifest.
 
-    A shard is verified as a whole (size, sha256, every sample has every field) when its first sample is asked
-    for, and stays mapped, `open_shards` of them at most. Shards of remote stores pass through a cache on the
-    local disk. Pickled or forked, a reader opens its shards anew. Reading raises NotFound, ShardCorrupt,
-    StoreUnavailable.
+    A shard is verified as a whole (size, sha256, every sample has every field) when its first sample is asked for, and
+    stays mapped, `open_shards` of them at most. Shards of remote stores pass through a cache on the local disk. A
+    pickled reader opens its shards anew. Reading raises NotFound, ShardCorrupt, StoreUnavailable.
     """
 
     def __init__(
@@ -35,8 +33,7 @@ class SampleReader:
         cache_bytes: int = 64 << 30,
         open_shards: int = 256,
     ) -> None:
-        """Reads nothing yet. Raises ValueError for fields that the manifest lacks, a remote store without
-        cache_dir."""
+        """Reads nothing yet. Raises ValueError for a field that the manifest lacks, a remote store without cache_dir."""
         missing = [field for field in fields if check_field(field) not in manifest.fields]
         if missing:
             raise ValueError(f"the dataset has no field {missing[0]!r}; it has {', '.join(manifest.fields)}")
@@ -97,8 +94,9 @@ class SampleReader:
         return self._places
 
     def _keys_of(self, number: int) -> Sequence[str]:
-        shard, _ = self._open.get(number) or self._open_shard(number)
-        return shard.index.keys
+        entry = self.manifest.shards[number]
+        index = ShardIndex.from_json(self._sidecar(entry) or b"", entry.sha256)
+        return index.keys if index else self._open_shard(number)[0].index.keys
 
     def _open_shard(self, number: int) -> tuple[OpenShard, list[int]]:
         entry = self.manifest.shards[number]
@@ -111,8 +109,8 @@ class SampleReader:
             shard = open_local(path, entry, sidecar)
         opened = shard, shard.columns(self.fields)
         if len(self._open) >= self._open_shards:
-            oldest = next(iter(self._open))
-            self._open.pop(oldest)[0].close()
+            # Dropped, not closed: another thread may be reading from it.
+            del self._open[next(iter(self._open))]
         self._open[number] = opened
         return opened
 

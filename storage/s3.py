@@ -63,18 +63,22 @@ class S3Store:
         return ObjectInfo(key, answer["ContentLength"], answer["Metadata"].get("sha256"))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        for page in self._pages("list_objects_v2", check_prefix(prefix)):
-            for item in page.get("Contents", ()):
-                key = item["Key"][len(self._full("")) :]
-                if not is_staging(key) and not key.endswith("/"):
-                    yield ObjectInfo(key, item["Size"])
+        found = [
+            ObjectInfo(item["Key"][len(self._full("")) :], item["Size"])
+            for page in self._pages("list_objects_v2", check_prefix(prefix))
+            for item in page.get("Contents", ())
+        ]
+        # AWS lists in byte order of the keys, SeaweedFS folder by folder.
+        found.sort(key=lambda info: info.key.encode())
+        return (info for info in found if not is_staging(info.key) and not info.key.endswith("/"))
 
     def folders(self, prefix: str = "") -> Iterator[str]:
-        for page in self._pages("list_objects_v2", check_prefix(prefix), Delimiter="/"):
-            for item in page.get("CommonPrefixes", ()):
-                name = item["Prefix"][len(self._full(prefix)) :].rstrip("/")
-                if name != STAGING:
-                    yield name
+        names = [
+            item["Prefix"][len(self._full(prefix)) :].rstrip("/")
+            for page in self._pages("list_objects_v2", check_prefix(prefix), Delimiter="/")
+            for item in page.get("CommonPrefixes", ())
+        ]
+        return (name for name in sorted(names) if name != STAGING)
 
     def create(self, key: str, data: bytes) -> None:
         sha256 = sha256_of(data)
@@ -116,7 +120,7 @@ class S3Store:
         self._requests.call("delete_object", self._name(key), **self._where(key))
 
     def delete_prefix(self, prefix: str) -> int:
-        return self._delete({"Key": self._full(info.key)} for info in list(self.list(prefix)))
+        return self._delete({"Key": self._full(info.key)} for info in self.list(prefix))
 
     def purge(self, prefix: str) -> int:
         versions = [

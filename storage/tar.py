@@ -17,7 +17,6 @@ LARGEST_MEMBER = 1 << 30
 LONGEST_NAME = 100
 """Bytes; the name field of a header."""
 
-_REGULAR = b"0\0"
 _LINKS_AND_DEVICES = {
     b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"5": "a folder", b"6":
     "a pipe", b"S": "a sparse file", b"K": "a long link name", b"g": "a global header", }  # fmt: skip
@@ -66,12 +65,14 @@ def members(tar: bytes | memoryview, shard: str) -> Iterator[Member]:
         if kind in (b"L", b"x"):
             content = bytes(_content(tar, start, size, shard, name))
             if kind == b"L":
-                longname = content.rstrip(b"\0").decode()
+                longname = content.rstrip(b"\0").decode(errors="replace")
             else:
                 extra = _pax_records(content, shard, name)
         else:
             name = extra.get("path", longname or name)
             _refuse_surprises(name, kind, extra, shard)
+            if not extra.get("size", "0").isdecimal():
+                raise ShardCorrupt(f"{shard}: the size of {name} is no number")
             size = int(extra.get("size", size))
             _content(tar, start, size, shard, name)
             yield Member(name, start, size)
@@ -81,14 +82,15 @@ def members(tar: bytes | memoryview, shard: str) -> Iterator[Member]:
 
 def _parse(block: bytes, shard: str, position: int) -> tuple[str, bytes, int]:
     stored = block[148:156].strip(b" \0")
-    if not stored or not stored.isdigit() or int(stored, 8) != sum(block) - sum(block[148:156]) + 8 * 32:
+    if not stored or stored.strip(b"01234567") or int(stored, 8) != sum(block) - sum(block[148:156]) + 8 * 32:
         raise ShardCorrupt(f"{shard} has no valid tar header at byte {position:,}: it is damaged")
+    # Bytes that are no UTF-8 become a character that no sample's name may have, and are refused with the name.
+    name = block[:100].split(b"\0", 1)[0].decode(errors="replace")
+    prefix = block[345:500].split(b"\0", 1)[0].decode(errors="replace") if block[257:263] == b"ustar\0" else ""
     try:
-        name = block[:100].split(b"\0", 1)[0].decode()
-        prefix = block[345:500].split(b"\0", 1)[0].decode() if block[257:263] == b"ustar\0" else ""
         size = int(block[124:136].strip(b" \0") or b"0", 8)
-    except ValueError as error:
-        raise ShardCorrupt(f"{shard} has an unreadable tar header at byte {position:,}: {error}") from error
+    except ValueError:
+        raise ShardCorrupt(f"{shard}: the size of {name} is no octal number") from None
     return (f"{prefix}/{name}" if prefix else name), block[156:157], size
 
 
@@ -106,7 +108,7 @@ def _pax_records(content: bytes, shard: str, name: str) -> dict[str, str]:
         length, _, _ = content.partition(b" ")
         if not length.isdigit() or not 0 < int(length) <= len(content):
             raise ShardCorrupt(f"{shard}: {name} has a damaged pax header")
-        key, _, value = content[len(length) + 1 : int(length) - 1].decode().partition("=")
+        key, _, value = content[len(length) + 1 : int(length) - 1].decode(errors="replace").partition("=")
         records[key] = value
         content = content[int(length) :]
     return records

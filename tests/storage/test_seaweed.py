@@ -45,9 +45,7 @@ def test_the_server_checks_who_asks(s3_store: Store, monkeypatch: pytest.MonkeyP
         s3_store.read("a")
 
 
-def test_a_taken_port_and_a_missing_program_are_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_taken_port_and_a_missing_program_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         with pytest.raises(StoreUnavailable, match="is taken by another"):
@@ -63,9 +61,7 @@ def test_the_server_dies_with_its_parent(tmp_path: Path) -> None:
         "import sys, time; from storage.seaweed import SeaweedServer;"
         "print(SeaweedServer(sys.argv[1]).start().endpoint, flush=True); time.sleep(600)"
     )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
+    parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     with parent.stdout:
         endpoint = parent.stdout.readline().strip()

@@ -18,9 +18,7 @@ FIELDS = ("image.png", "meta.json")
 def test_a_dataset_is_written_and_read(tmp_path: Path) -> None:
     store = open_store(tmp_path / "data").child("images/abc")
     samples = [(f"k{i}", {"image.png": bytes([i]) * i, "meta.json": b"{}"}) for i in range(10)]
-    entries = tuple(
-        write_shard(store, f"shard-{n:06d}.tar", samples[n * 5 : n * 5 + 5], FIELDS) for n in range(2)
-    )
+    entries = tuple(write_shard(store, f"shard-{n:06d}.tar", samples[n * 5 : n * 5 + 5], FIELDS) for n in range(2))
     rows = [StatusRow(key=key, source=f"{key}.jpg", status="good", stage="images") for key, _ in samples]
     write_status(store, rows)
     manifest = Manifest(
@@ -50,9 +48,7 @@ def test_a_checkpoint_is_saved_and_loaded(tmp_path: Path) -> None:
     checkpoints = CheckpointStore(open_store(tmp_path))
     assert checkpoints.latest() is None
     for step in (1, 2, 3):
-        checkpoints.save(
-            step, {"a": torch.full((2, 3), float(step)), "n": torch.tensor(step)}, {"epoch": step}
-        )
+        checkpoints.save(step, {"a": torch.full((2, 3), float(step)), "n": torch.tensor(step)}, {"epoch": step})
     assert checkpoints.steps() == [2, 3]
     loaded = checkpoints.load()
     assert loaded.step == 3
