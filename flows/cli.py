@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 app = typer.Typer(
-    name="instaface", no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False,
+    name="instaface", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="From one photograph of a person, photographs of the same person in another pose, expression or light.",
 )  # fmt: skip
 console = Console(stderr=True, highlight=False)

@@ -53,8 +53,16 @@ class ShardUnit:
 
 
 def load_face_estimator(name: str) -> FaceEstimator:
-    """Raises: AssetMissing, MissingAsset where files of the estimator are not there."""
-    return load_estimator(name, asset("face3d", "the converted DECA and FLAME files") if name == "deca" else None)
+    """The estimator of a configuration.
+
+    Raises:
+        AssetMissing, MissingAsset: files of the estimator are not there.
+    """
+    if name == "open":
+        return load_estimator("open")
+    from models.face3d.deca_estimator import load_deca_estimator
+
+    return load_deca_estimator(asset("face3d", "the converted DECA and FLAME files"))
 
 
 class Mapper:
@@ -74,7 +82,7 @@ class Mapper:
         except NoFace as error:
             raise RowFailed(error.reason, f"{name}: {error}") from error
         if estimate.reason is not None:
-            raise RowFailed(estimate.reason, f"{name}: the 3D fit cannot be trusted: {estimate.reason}")
+            raise RowFailed(estimate.reason, f"{name}: {estimate.sentence}")
         parameters = estimate.parameters
         maps = self.estimator.maps(parameters, image.shape[0])
         albedo = parameters.albedo if parameters.albedo is not None else np.zeros((1, 1, 3), np.uint8)
