@@ -97,9 +97,7 @@ def adaptation_state(
     if config.kind == "lora":
         low_rank = get_peft_model_state_dict(model.denoiser, adapter_name=_ADAPTER)
         state |= {f"lora.{key}": tensor for key, tensor in low_rank.items()}
-    return {
-        key: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous() for key, tensor in state.items()
-    }
+    return {key: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous() for key, tensor in state.items()}
 
 
 def load_adaptation(model: InstaFace, config: AdaptationConfig, state: Mapping[str, Tensor]) -> None:

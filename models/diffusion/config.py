@@ -135,18 +135,14 @@ class InstaFaceConfig:
         """Read a dictionary written by `to_json`. ValueError for a field this version does not know."""
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise ValueError(
-                f"unknown configuration fields {unknown}: written by another version of InstaFace?"
-            )
+            raise ValueError(f"unknown configuration fields {unknown}: written by another version of InstaFace?")
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**fields)
 
 
 def _check_shapes(c: InstaFaceConfig) -> None:
     if len(c.widths) != len(c.attention) or not c.widths:
-        raise ValueError(
-            f"{len(c.widths)} widths but {len(c.attention)} attention flags: give one a resolution"
-        )
+        raise ValueError(f"{len(c.widths)} widths but {len(c.attention)} attention flags: give one a resolution")
     for name in ("latent_channels", "latent_size", "layers", "heads", "groups", "token_width", "tokens",
                  "semantic_width", "face_width", "identity_depth", "identity_head_width"):  # fmt: skip
         if getattr(c, name) < 1:
@@ -155,9 +151,7 @@ def _check_shapes(c: InstaFaceConfig) -> None:
         if width % c.groups or width % c.heads:
             raise ValueError(f"width {width} is not divisible by {c.groups} groups and {c.heads} heads")
     if c.token_width % c.identity_head_width:
-        raise ValueError(
-            f"token_width {c.token_width} is not a multiple of the head width {c.identity_head_width}"
-        )
+        raise ValueError(f"token_width {c.token_width} is not a multiple of the head width {c.identity_head_width}")
     if not c.maps or len(set(c.maps)) != len(c.maps) or not set(c.maps) <= set(MAPS):
         raise ValueError(f"maps are {c.maps}: choose distinct names among {MAPS}")
 
@@ -168,14 +162,10 @@ def _check_process(c: InstaFaceConfig) -> None:
     if c.train_steps < 2:
         raise ValueError(f"train_steps is {c.train_steps}: at least 2")
     if c.zero_terminal_snr and c.prediction == "epsilon":
-        raise ValueError(
-            "zero_terminal_snr wants prediction='velocity': at zero SNR, ε says nothing about the picture"
-        )
+        raise ValueError("zero_terminal_snr wants prediction='velocity': at zero SNR, ε says nothing about the picture")
     if c.min_snr_gamma is not None and c.min_snr_gamma <= 0:
         raise ValueError(f"min_snr_gamma is {c.min_snr_gamma}: it must be positive (5 is usual), or None")
     if not 0 <= c.condition_dropout < 1:
         raise ValueError(f"condition_dropout is {c.condition_dropout}: 0 ≤ share < 1")
     if c.face_weight <= 0 or c.noise_offset < 0:
-        raise ValueError(
-            f"face_weight {c.face_weight} must be positive and noise_offset {c.noise_offset} not negative"
-        )
+        raise ValueError(f"face_weight {c.face_weight} must be positive and noise_offset {c.noise_offset} not negative")

@@ -52,9 +52,7 @@ class InstaFace(nn.Module):
     denoise many times.
     """
 
-    def __init__(
-        self, denoiser: UNet2DConditionModel, guidance: UNet2DConditionModel, config: InstaFaceConfig
-    ) -> None:
+    def __init__(self, denoiser: UNet2DConditionModel, guidance: UNet2DConditionModel, config: InstaFaceConfig) -> None:
         """Use `from_config` for seeded weights, `from_denoiser` for a pretrained denoiser, `from_pretrained`
         to load."""
         super().__init__()
@@ -79,9 +77,7 @@ class InstaFace(nn.Module):
         return cls.from_denoiser(denoiser, config, seed=seed)
 
     @classmethod
-    def from_denoiser(
-        cls, denoiser: UNet2DConditionModel, config: InstaFaceConfig, *, seed: int = 0
-    ) -> "InstaFace":
+    def from_denoiser(cls, denoiser: UNet2DConditionModel, config: InstaFaceConfig, *, seed: int = 0) -> "InstaFace":
         """Start from a (pretrained) denoiser: its weights also start the Guidance Network (rule D4)."""
         guidance = mirror_denoiser(denoiser, config)
         with torch.random.fork_rng(devices=[]):
@@ -150,9 +146,7 @@ class InstaFace(nn.Module):
         if features is not None and strength == 0:
             features = None
         if features is not None:
-            features = {
-                name: repeat_rows(f if strength == 1 else f * strength, rows) for name, f in features.items()
-            }
+            features = {name: repeat_rows(f if strength == 1 else f * strength, rows) for name, f in features.items()}
         tokens = repeat_rows(tokens_BNW, rows).expand(rows, -1, -1)
         output: Tensor = self.denoiser(
             z_t.to(self.dtype), timesteps, tokens, cross_attention_kwargs=adding(features), return_dict=False
@@ -207,9 +201,7 @@ class InstaFace(nn.Module):
             error = error * min_snr_weight(alpha, self.config.min_snr_gamma, self.config.prediction)
         if self.config.face_weight != 1:
             if mask is None:
-                raise ValueError(
-                    f"face_weight is {self.config.face_weight}: the batch needs a `mask` (B, 1, h, w)"
-                )
+                raise ValueError(f"face_weight is {self.config.face_weight}: the batch needs a `mask` (B, 1, h, w)")
             weight = 1 + (self.config.face_weight - 1) * repeat_rows(mask.float(), len(output))
             error = error * (weight / weight.mean(dim=(-2, -1), keepdim=True))
         return error.mean()
@@ -270,9 +262,7 @@ def draws_for(
             else:
                 generator = torch_generator(run_seed, epoch, key, copy_index, "noise")
                 noise = torch.randn(shape, generator=generator)
-                noises.append(
-                    noise + config.noise_offset * torch.randn((shape[0], 1, 1), generator=generator)
-                )
+                noises.append(noise + config.noise_offset * torch.randn((shape[0], 1, 1), generator=generator))
             generator = torch_generator(run_seed, epoch, key, copy_index, "timestep")
             place = torch.rand((), generator=generator, dtype=torch.float64)
             if stratified:

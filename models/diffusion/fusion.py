@@ -50,7 +50,5 @@ def mirror_conditions(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Flip maps left-right; a mirrored surface also has the x of its normals negated."""
     flipped = {name: picture.flip(-1) for name, picture in maps.items()}
     if "normal" in flipped:
-        flipped["normal"] = flipped["normal"] * torch.tensor([-1.0, 1.0, 1.0]).to(flipped["normal"]).view(
-            1, 3, 1, 1
-        )
+        flipped["normal"] = flipped["normal"] * torch.tensor([-1.0, 1.0, 1.0]).to(flipped["normal"]).view(1, 3, 1, 1)
     return flipped

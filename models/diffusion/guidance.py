@@ -40,9 +40,7 @@ def guided_modules(unet: UNet2DConditionModel, injection: Injection, blocks: Gui
     if blocks == "middle_and_up":
         ordered = [name for name in ordered if not name.startswith("down_blocks")]
     if not ordered:
-        raise ValueError(
-            "this UNet has no transformer block to guide: give at least one resolution attention"
-        )
+        raise ValueError("this UNet has no transformer block to guide: give at least one resolution attention")
     return {name: found[name] for name in ordered}
 
 
@@ -87,16 +85,12 @@ class GuidanceNetwork(nn.Module):
             )
         _clear_elsewhere(unet, modules)
         self.gates = nn.ParameterDict(
-            {name.replace(".", "_"): nn.Parameter(torch.zeros(())) for name in self.names}
-            if config.gated
-            else {}
+            {name.replace(".", "_"): nn.Parameter(torch.zeros(())) for name in self.names} if config.gated else {}
         )
         for module in unreachable_modules(unet, self.names[-1]):
             _skip(module)
 
-    def forward(
-        self, conditions_BChw: Tensor, tokens_BNW: Tensor, timesteps: Tensor | None = None
-    ) -> Features:
+    def forward(self, conditions_BChw: Tensor, tokens_BNW: Tensor, timesteps: Tensor | None = None) -> Features:
         """Timesteps (B,) int64; None means t = 0, the constant under which features are computed once an
         image."""
         if timesteps is None:
@@ -129,9 +123,7 @@ def widen_conv_in(weight: Tensor, copies: int, rule: ConditionInit) -> Tensor:
 def mirror_denoiser(denoiser: UNet2DConditionModel, config: InstaFaceConfig) -> UNet2DConditionModel:
     """A UNet of the denoiser's shape and weights that reads condition latents: only conv_in is widened."""
     with torch.device("meta"):
-        mirror = UNet2DConditionModel.from_config(
-            {**denoiser.config, "in_channels": config.condition_channels}
-        )
+        mirror = UNet2DConditionModel.from_config({**denoiser.config, "in_channels": config.condition_channels})
     state = {name: tensor.detach().clone() for name, tensor in denoiser.state_dict().items()}
     state["conv_in.weight"] = widen_conv_in(state["conv_in.weight"], len(config.maps), config.condition_init)
     mirror.load_state_dict(state, strict=True, assign=True)
@@ -180,9 +172,7 @@ def _without_entries(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dic
     extra = args[_KWARGS_POSITION] if positional else kwargs.get("cross_attention_kwargs")
     if extra is None:
         return {}, (args, kwargs)
-    return extra, _with_entries(
-        args, kwargs, {key: extra[key] for key in extra if key not in (_COLLECTED, _ADDED)}
-    )
+    return extra, _with_entries(args, kwargs, {key: extra[key] for key in extra if key not in (_COLLECTED, _ADDED)})
 
 
 def _with_entries(args: tuple[Any, ...], kwargs: dict[str, Any], entries: dict[str, Any]) -> Call:

@@ -30,9 +30,7 @@ class TokenAttention(nn.Module):
     def forward(self, queries_BNW: Tensor, context_BLW: Tensor) -> Tensor:
         queries, context = self.query_norm(queries_BNW), self.context_norm(context_BLW)
         keys, values = self.to_key_value(torch.cat([context, queries], dim=1)).chunk(2, dim=-1)
-        q, k, v = (
-            x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (self.to_query(queries), keys, values)
-        )
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (self.to_query(queries), keys, values))
         attended = nn.functional.scaled_dot_product_attention(q, k, v)
         output: Tensor = self.to_output(attended.transpose(1, 2).flatten(2))
         return output
@@ -93,9 +91,7 @@ class LearnedQueryResampler(nn.Module):
         self.queries = nn.Parameter(torch.randn(1, queries, width) / width**0.5)
         self.positions = nn.Embedding(positions, context_width) if positions else None
         self.pooled = pooled
-        self.pooled_queries = (
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width * pooled)) if pooled else None
-        )
+        self.pooled_queries = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width * pooled)) if pooled else None
         self.resampler = Resampler(
             context_width=context_width, width=width, output_width=output_width, depth=depth, heads=heads,
             head_width=head_width, expansion=expansion,
@@ -244,14 +240,12 @@ def from_ip_adapter(state: Mapping[str, Tensor], model: IdentityPreserver) -> No
     missing, unknown = set(wanted.values()) - set(state), set(state) - set(wanted.values())
     if missing or unknown:
         raise ValueError(
-            f"not a FaceID-Plus projection of this depth: missing {sorted(missing)[:3]}, "
-            f"unknown {sorted(unknown)[:3]}"
+            f"not a FaceID-Plus projection of this depth: missing {sorted(missing)[:3]}, unknown {sorted(unknown)[:3]}"
         )
     for key, tensor in model.state_dict().items():
         if state[wanted[key]].shape != tensor.shape:
             raise ValueError(
-                f"{wanted[key]} is {tuple(state[wanted[key]].shape)} in the file, "
-                f"{tuple(tensor.shape)} in the model"
+                f"{wanted[key]} is {tuple(state[wanted[key]].shape)} in the file, {tuple(tensor.shape)} in the model"
             )
     model.load_state_dict({key: state[name] for key, name in wanted.items()}, strict=True)
 

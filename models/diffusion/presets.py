@@ -13,9 +13,7 @@ def open_config() -> InstaFaceConfig:
     return paper_config(face_width=128)
 
 
-def tiny_config(
-    *, latent_size: int = 32, semantic_width: int = 320, face_width: int = 128
-) -> InstaFaceConfig:
+def tiny_config(*, latent_size: int = 32, semantic_width: int = 320, face_width: int = 128) -> InstaFaceConfig:
     """Small networks for a laptop without a GPU, over the weight-free patch codec (16 channels, factor 8).
 
     Velocity prediction with zero terminal SNR: small networks trained briefly get brightness right that way.

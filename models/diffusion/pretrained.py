@@ -6,8 +6,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from models.diffusion.config import InstaFaceConfig
-from models.diffusion.folder import check_shape, load_unet
-from models.encoders.weights import ldm_state, locate
+from models.diffusion.folder import load_unet
+from models.encoders.weights import ldm_state, load_strictly, locate
 
 
 def load_denoiser(
@@ -33,20 +33,6 @@ def load_denoiser(
         return load_unet(place, config, config.latent_channels, dtype)
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config.unet_kwargs(config.latent_channels))
-    check_shape(unet, config, config.latent_channels)
-    state = {key: tensor.to(dtype) for key, tensor in ldm_state(place, "unet", dict(unet.config)).items()}
-    wanted = unet.state_dict()
-    if missing := sorted(set(wanted) - set(state)):
-        raise ValueError(f"{place} lacks {len(missing)} tensors of this UNet, first {missing[0]}")
-    if unknown := sorted(set(state) - set(wanted)):
-        raise ValueError(
-            f"{place} has {len(unknown)} tensors that this UNet does not know, first {unknown[0]}"
-        )
-    for key, tensor in state.items():
-        if tensor.shape != wanted[key].shape:
-            raise ValueError(
-                f"{key} of {place} is {tuple(tensor.shape)}, the configuration wants "
-                f"{tuple(wanted[key].shape)}"
-            )
-    unet.load_state_dict(state, strict=True, assign=True)
+    state = ldm_state(place, "unet", dict(unet.config))
+    load_strictly(unet, {key: tensor.to(dtype) for key, tensor in state.items()}, place)
     return unet.eval()

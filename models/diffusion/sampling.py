@@ -109,12 +109,8 @@ def sample_latents(
     """As `sample`, without decoding: latents (B, C, h, w) in diffusion units, float32."""
     rows, size = len(conditions_BChw), (conditions_BChw.shape[-2], conditions_BChw.shape[-1])
     if len(keys) != rows:
-        raise ValueError(
-            f"{len(keys)} keys for {rows} edits: give one key an edit (the same one to share its noise)"
-        )
-    predict = _predictor(
-        model, conditions_BChw, tokens_BNW, reference, reference_scale, guidance_scale, strength
-    )
+        raise ValueError(f"{len(keys)} keys for {rows} edits: give one key an edit (the same one to share its noise)")
+    predict = _predictor(model, conditions_BChw, tokens_BNW, reference, reference_scale, guidance_scale, strength)
     noise = initial_noise(model.config, keys, seed, size).to(model.device)
     timesteps, step = _solver(model, solver, steps, eta, keys, seed)
     z = noise
@@ -196,9 +192,7 @@ def _solver(
         raise ValueError(f"eta is {eta}: only the ddim solver is stochastic")
     scheduler = multistep_scheduler(config, solver)
     set_timesteps(scheduler, steps)
-    return scheduler.timesteps.tolist(), lambda output, t, z: scheduler.step(output, t, z, return_dict=False)[
-        0
-    ]
+    return scheduler.timesteps.tolist(), lambda output, t, z: scheduler.step(output, t, z, return_dict=False)[0]
 
 
 def multistep_scheduler(config: InstaFaceConfig, solver: Solver) -> Any:
@@ -225,9 +219,7 @@ def set_timesteps(scheduler: Any, steps: int) -> None:
         scheduler.set_timesteps(steps)
 
 
-def _locked(
-    z: Tensor, lock: BackgroundLock, noise: Tensor, alphas: Tensor, next_timestep: int | None
-) -> Tensor:
+def _locked(z: Tensor, lock: BackgroundLock, noise: Tensor, alphas: Tensor, next_timestep: int | None) -> Tensor:
     """z ← m z + (1−m) z_source, the source noised to where z is (blended diffusion, arXiv:2206.02779)."""
     source = lock.source.to(z)
     if next_timestep is not None:

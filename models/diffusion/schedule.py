@@ -42,9 +42,7 @@ def velocity(z_0: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
     return alpha.sqrt() * noise - (1 - alpha).sqrt() * z_0
 
 
-def to_clean_and_noise(
-    output: Tensor, z_t: Tensor, alpha: Tensor, prediction: Prediction
-) -> tuple[Tensor, Tensor]:
+def to_clean_and_noise(output: Tensor, z_t: Tensor, alpha: Tensor, prediction: Prediction) -> tuple[Tensor, Tensor]:
     """What a network's output says about ẑ_0 and ε̂.
 
     ε-prediction: ẑ_0 = (z_t − √(1−ᾱ) ε̂)/√ᾱ. v-prediction: ẑ_0 = √ᾱ z_t − √(1−ᾱ) v̂ and ε̂ = √ᾱ v̂ + √(1−ᾱ)

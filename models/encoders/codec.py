@@ -5,6 +5,7 @@ latent has about unit variance wherever it is met, and features of one codec nee
 be used.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
-from models.encoders.weights import digest_of_tensors, ldm_state, locate
+from models.encoders.weights import digest_of_tensors, ldm_state, load_strictly, locate
 
 # exp(½·LOG_VARIANCE_OF_NONE) = 3e-7: a draw from the posterior of a deterministic codec is its mean.
 LOG_VARIANCE_OF_NONE = -30.0
@@ -72,7 +73,7 @@ class KLCodec(nn.Module):
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.scaling = float(vae.config.scaling_factor)
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         return digest_of_tensors(f"{self.name}:{self.scaling!r}", self.vae.state_dict())
 
@@ -103,7 +104,7 @@ class TinyAutoencoderCodec(nn.Module):
         self.factor = 2 ** (len(vae.config.encoder_block_out_channels) - 1)
         self.scaling = float(vae.config.scaling_factor)
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         return digest_of_tensors(f"{self.name}:{self.scaling!r}", self.vae.state_dict())
 
@@ -137,14 +138,8 @@ def load_kl_codec(
     place = locate(source, "vae")
     if isinstance(place, Path) and place.is_file():
         vae = AutoencoderKL.from_config(dict(configuration or STABLE_DIFFUSION_VAE))
-        state = ldm_state(place, "vae", dict(vae.config))
-        problems = vae.load_state_dict(state, strict=False)
-        if problems.missing_keys or problems.unexpected_keys:
-            raise ValueError(
-                f"{place} is no AutoencoderKL of this configuration: {len(problems.missing_keys)} tensors "
-                f"missing, {len(problems.unexpected_keys)} unknown"
-            )
-        return KLCodec(vae.to(dtype))
+        load_strictly(vae, ldm_state(place, "vae", dict(vae.config)), place)
+        return KLCodec(vae.to(dtype) if dtype != vae.dtype else vae)
     folder, subfolder = (place, None) if isinstance(place, Path) else (place, "vae")
     vae = AutoencoderKL.from_pretrained(
         folder,

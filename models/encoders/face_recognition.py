@@ -5,6 +5,7 @@ of the nose, the mouth corner on the picture's left, the one on its right; pixel
 the middle of the first pixel.
 """
 
+import functools
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,11 +90,11 @@ def similarity(source: Points, target: Points, weights: Sequence[float] | None =
 
 def arcface_template(size: int) -> Doubles:
     """The template at other sizes, as insightface: multiples of 112 scale it, of 128 also shift it."""
-    if size % 112 == 0:
-        return ARCFACE_TEMPLATE * (size / 112)
-    if size % 128 == 0:
-        return ARCFACE_TEMPLATE * (size / 128) + np.array([8.0 * size / 128, 0.0])
-    raise ValueError(f"an ArcFace crop is a multiple of 112 or 128 pixels wide, not {size}")
+    if size % 112 and size % 128:
+        raise ValueError(f"an ArcFace crop is a multiple of 112 or 128 pixels wide, not {size}")
+    unit, shift = (112, 0.0) if size % 112 == 0 else (128, 8.0)
+    template: Doubles = (ARCFACE_TEMPLATE + np.array([shift, 0.0])) * (size / unit)
+    return template
 
 
 def warp(image: Pixels, matrix: Doubles, size: int) -> Pixels:
@@ -130,7 +131,7 @@ class DlibEncoder:
         self.path = weights or dlib_weights()
         self.network = dlib.face_recognition_model_v1(str(self.path))
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         return digest_of_file(f"{self.name}:five-point-chip", self.path)
 
@@ -163,7 +164,7 @@ class ArcFaceEncoder:
         self.size = int(self.network.input_size[0])
         self.width = int(self.network.output_shape[1])
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         return digest_of_file(f"{self.name}:{self.size}", self.path)
 

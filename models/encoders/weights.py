@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -52,6 +52,22 @@ def locate(source: str | Path, part: str) -> Path | str:
     if isinstance(source, str) and _HUB_NAME.fullmatch(source):
         return source
     raise ValueError(f"{source} is neither a folder, a .safetensors file nor a hub name of the form owner/name")
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Give a module these very tensors. ValueError, naming the first, when one is missing, unknown or
+    misshapen."""
+    wanted = module.state_dict()
+    if missing := sorted(set(wanted) - set(state)):
+        raise ValueError(f"{source} lacks {len(missing)} tensors of this configuration, first {missing[0]}")
+    if unknown := sorted(set(state) - set(wanted)):
+        raise ValueError(f"{source} has {len(unknown)} tensors this configuration does not know, first {unknown[0]}")
+    for key, tensor in state.items():
+        if tensor.shape != wanted[key].shape:
+            raise ValueError(
+                f"{key} of {source} is {tuple(tensor.shape)}, the configuration wants {tuple(wanted[key].shape)}"
+            )
+    module.load_state_dict(dict(state), strict=True, assign=True)
 
 
 def ldm_state(path: Path, part: Literal["unet", "vae"], configuration: Mapping[str, Any]) -> dict[str, Tensor]:
