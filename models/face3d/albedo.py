@@ -7,9 +7,10 @@ import cv2
 import numba
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import distance_transform_edt
 
 from models.face3d.light_fit import SkinLight
-from models.face3d.lighting import SH_CONSTANTS
+from models.face3d.lighting import SH_CONSTANTS, exposure
 from models.face3d.open_head import OpenHead
 from models.face3d.uv_space import TexelMap, fill_holes, texel_map
 
@@ -21,15 +22,19 @@ UInt8Array = npt.NDArray[np.uint8]
 _SHADE_FLOOR: Final = 0.30
 # How much of broad, one-sided deviations from the plain complexion is taken for shadow, and of even ones.
 _ODD_SHADOW: Final = 0.90
-_EVEN_SHADOW: Final = 0.45
+_EVEN_SHADOW: Final = 0.55
 _BROAD: Final = 0.075
 """Gaussian sigma of "broad", as a share of the texture's side."""
+_MIDDLE_SHADOW: Final = 0.45
+_MIDDLE: Final = 0.02
+_PLAIN_SKIN: Final = np.array([0.72, 0.53, 0.44])
+"""The skin colour that the mean texture is painted with."""
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc]
 def _bake(
     texel_face: npt.NDArray[np.int32], texel_weights: Floats, faces: npt.NDArray[np.int32], pixels: Floats,
-    depth_of_vertex: Floats, normals: Floats, depth: Floats, image: Floats, light: Floats,
+    depth_of_vertex: Floats, normals: Floats, depth: Floats, image: Floats, person: Floats, light: Floats,
     colour: Floats, shade: Floats, seen: Floats,
 ) -> None:  # fmt: skip
     """Fill colour (H, W, 3) from the photograph, shade (H, W, 3) from the light and seen (H, W) in [0, 1]."""
@@ -73,9 +78,9 @@ def _bake(
                 top = image[b, a, c] * (1 - fx) + image[b, a + 1, c] * fx
                 bottom = image[b + 1, a, c] * (1 - fx) + image[b + 1, a + 1, c] * fx
                 colour[i, j, c] = top * (1 - fy) + bottom * fy
-            # 0 at a grazing 80 degrees, 1 from 55 degrees.
-            share = min(max((nz - 0.17) / 0.40, 0.0), 1.0)
-            seen[i, j] = share * share * (3 - 2 * share)
+            # 0 at a grazing 77 degrees, 1 from 50 degrees.
+            share = min(max((nz - 0.22) / 0.42, 0.0), 1.0)
+            seen[i, j] = share * share * (3 - 2 * share) * person[row, column]
 
 
 class AlbedoBaker:
@@ -87,24 +92,24 @@ class AlbedoBaker:
         self.size = model.texture.mean.shape[0]
         self._texels: TexelMap = texel_map(model.uvs, model.uv_faces, self.size)
         self._faces = model.faces
-        on_surface = (self._texels.face >= 0).astype(np.float32)
-        plain = np.array([0.72, 0.53, 0.44], np.float32)
-        self._pattern = np.clip(model.texture.mean / plain, 0.02, 1.6).astype(np.float32)
-        self._surface = on_surface
+        self._pattern = np.clip(model.texture.mean / _PLAIN_SKIN, 0.02, 1.8).astype(np.float32)
         parts = head.part_of_vertex
-        kinds = np.stack([
-            np.isin(parts, ("skin", "neck")), np.isin(parts, ("eye_left", "eye_right")),
-        ], axis=1).astype(np.float32)  # fmt: skip
-        picture = self._texels.gather(model.faces, kinds)
-        self._skin, self._eyes = picture[..., 0] > 0.5, picture[..., 1] > 0.5
+        skin = np.isin(parts, ("skin", "neck")).astype(np.float32)[:, None]
+        self._skin = self._texels.gather(model.faces, skin)[..., 0] > 0.5
+        bare = self._texels.gather(model.faces, head.skin_share[:, None])[..., 0]
+        self._bare = np.clip(bare * 1.2, 0.0, 1.0)
+        self._scalp = self._texels.gather(model.faces, _scalp(model.template)[:, None])[..., 0]
+        self._nearest = _nearest_on_surface(self._texels.face >= 0)
 
     def bake(
-        self, image: Floats, pixels: Floats, depth_of_vertex: Floats, normals: Floats, depth: Floats, found: SkinLight
-    ) -> UInt8Array:
+        self, image: Floats, person: Floats, pixels: Floats, depth_of_vertex: Floats, normals: Floats,
+        depth: Floats, found: SkinLight,
+    ) -> UInt8Array:  # fmt: skip
         """The albedo picture (H, W, 3).
 
         Args:
             image: (256, 256, 3) in [0, 1].
+            person: (256, 256) in [0, 1]: what is not background.
             pixels: (V, 2) of the frame; depth_of_vertex: (V,) NDC depth; normals: (V, 3).
             depth: (256, 256) NDC depth of the nearest surface, large on the background.
             found: light and tone.
@@ -115,51 +120,72 @@ class AlbedoBaker:
         light = (found.light * SH_CONSTANTS[:, None]).astype(np.float32)
         _bake(
             self._texels.face, self._texels.barycentric, self._faces, pixels, depth_of_vertex, normals,
-            depth, image,
-            light, colour, shade, seen,
+            depth, image, person, light, colour, shade, seen,
         )  # fmt: skip
-        level = found.light[0] * SH_CONSTANTS[0]
-        floor = (_SHADE_FLOOR * np.maximum(level, 0.05)).astype(np.float32)
-        shade = np.maximum(shade, floor)
-        albedo = np.where(self._eyes[..., None], colour / np.maximum(level, 0.3).astype(np.float32), colour / shade)
+        # Eyes and the mouth's inside are small, glossy and self-shadowed: their light is taken as even.
+        level = np.maximum(exposure(found.light), 0.05).astype(np.float32)
+        shade = np.where(self._skin[..., None], np.maximum(shade, _SHADE_FLOOR * level), level)
         plain = self._plain(found)
-        ratio = np.log(np.clip(albedo, 0.012, 1.0)) - np.log(plain)
-        ratio = np.clip(ratio, -2.2, 1.2)
-        weight = seen * (self._skin | self._eyes)
-        ratio = self._without_shadow(ratio, weight)
-        ratio = self._complete(ratio, weight)
-        return np.clip(plain * np.exp(ratio) * 255 + 0.5, 0, 255).astype(np.uint8)
+        ratio = np.log(np.clip(colour / shade, 0.012, 1.0)) - np.log(plain)
+        ratio = np.clip(ratio, -2.2, 1.2).astype(np.float32)
+        ratio = self._without_shadow(ratio, seen)
+        ratio = self._complete(ratio, seen)
+        albedo = (plain * np.exp(ratio)).reshape(-1, 3)[self._nearest]
+        return np.asarray(np.clip(albedo * 255 + 0.5, 0, 255).astype(np.uint8))
 
     def _plain(self, found: SkinLight) -> Floats:
         """The plain complexion in this tone."""
-        tone = found.tone.astype(np.float32)
-        plain = np.where(self._skin[..., None], self._pattern * tone, self._pattern * np.float32([0.72, 0.53, 0.44]))
-        return np.clip(plain, 0.012, 1.0).astype(np.float32)
+        tone = np.where(self._skin[..., None], found.tone, _PLAIN_SKIN)
+        return np.clip(self._pattern * tone, 0.012, 1.0).astype(np.float32)
 
-    def _without_shadow(self, ratio: Floats, weight: Floats) -> Floats:
-        """Take out broad deviations: most of what is one-sided, some of what is even."""
-        skin = weight * self._skin
-        sigma = _BROAD * self.size
-        broad = _blur(ratio * skin[..., None], sigma) / np.maximum(_blur(skin, sigma), 1e-3)[..., None]
-        support = _blur(skin, sigma)
-        mirrored, other = broad[:, ::-1], support[:, ::-1]
-        both = (support * other / np.maximum(support * other, 1e-3) > 0.5).astype(np.float32)[..., None]
-        even = both * (broad + mirrored) / 2 + (1 - both) * broad
-        odd = broad - even
-        out = ratio - self._skin[..., None] * (_ODD_SHADOW * odd + _EVEN_SHADOW * even)
+    def _without_shadow(self, ratio: Floats, seen: Floats) -> Floats:
+        """Take out broad deviations on skin, most of what is one-sided, some of what is even; then some of the
+        brightness that still varies smoothly over bare skin, where shading errors are likelier than paint."""
+        skin = seen * self._skin
+        support = _blur(skin, _BROAD * self.size)
+        broad = _blur(ratio * skin[..., None], _BROAD * self.size) / np.maximum(support, 1e-3)[..., None]
+        both = (np.minimum(support, support[:, ::-1]) > 0.05)[..., None]
+        even = np.where(both, (broad + broad[:, ::-1]) / 2, broad)
+        out = ratio - self._skin[..., None] * (_ODD_SHADOW * (broad - even) + _EVEN_SHADOW * even)
+        bare = seen * self._bare
+        gray = out.mean(axis=2)
+        smooth = _blur(gray * bare, _MIDDLE * self.size) / np.maximum(_blur(bare, _MIDDLE * self.size), 1e-2)
+        out -= (_MIDDLE_SHADOW * bare * smooth)[..., None]
         return np.asarray(out, dtype=np.float32)
 
-    def _complete(self, ratio: Floats, weight: Floats) -> Floats:
-        """Hidden texels from their mirror images, the rest smoothly from around."""
-        other = weight[:, ::-1] * (1 - weight) * 0.999
-        mixed = ratio * weight[..., None] + ratio[:, ::-1] * other[..., None]
-        total = weight + other
-        safe = mixed / np.maximum(total, 1e-6)[..., None]
-        filled = fill_holes(safe.astype(np.float32), np.where(self._skin, total, 0.0).astype(np.float32))
-        share = np.where(self._skin, np.clip(total * 4, 0, 1), 0.0)[..., None]
-        completed = safe * share + filled * (1 - share)
-        completed = np.where(self._eyes[..., None], safe * np.clip(total, 0, 1)[..., None], completed)
-        return np.where((self._skin | self._eyes)[..., None], completed, 0.0).astype(np.float32)
+    def _complete(self, ratio: Floats, seen: Floats) -> Floats:
+        """Hidden skin from its mirror image, the rest from around: scalp from scalp, face and neck from bare skin,
+        the farther the more from its mean. Hidden eyes and mouth stay plain."""
+        other = seen[:, ::-1] * (1 - seen)
+        total = (seen + other) * self._skin
+        mixed = ratio * seen[..., None] + ratio[:, ::-1] * other[..., None]
+        known = mixed / np.maximum(seen + other, 1e-6)[..., None]
+        scalp = self._scalp
+        bare = total * self._bare
+        mean = (known * bare[..., None]).sum(axis=(0, 1)) / max(float(bare.sum()), 1e-6)
+        near = np.clip(_blur(total * (1 - scalp), 0.04 * self.size) * 4, 0, 1)[..., None]
+        face = fill_holes(known.astype(np.float32), total * (1 - scalp))
+        face = face * near + mean * (1 - near)
+        hair = fill_holes(known.astype(np.float32), total * scalp) if (total * scalp).sum() > 20 else face
+        filled = hair * scalp[..., None] + face * (1 - scalp[..., None])
+        share = np.clip(total * 2.5, 0, 1)[..., None]
+        skin = known * share + filled * (1 - share)
+        return np.where(self._skin[..., None], skin, ratio * seen[..., None]).astype(np.float32)
+
+
+def _scalp(template: Floats) -> Floats:
+    """(V,) in [0, 1]: where hair grows, above the forehead and behind the ears' front."""
+    y, z = template[:, 1], template[:, 2]
+    above = (y - 0.082 - 0.35 * np.clip(z - 0.06, 0, None)) / 0.012
+    front = 0.018 + 0.03 * np.clip((y - 0.02) / 0.03, 0, 1)
+    behind = np.minimum((front - z) / 0.012, (y + 0.045) / 0.012)
+    return np.clip(np.maximum(above, behind) + 0.5, 0.0, 1.0).astype(np.float32)
+
+
+def _nearest_on_surface(surface: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """(H, W) flat index of the nearest texel on the surface: charts bleed outwards, not in."""
+    rows, columns = distance_transform_edt(~surface, return_distances=False, return_indices=True)
+    return np.asarray(rows * surface.shape[1] + columns, dtype=np.int64)
 
 
 def _blur(picture: Floats, sigma: float) -> Floats:

