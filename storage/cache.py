@@ -4,24 +4,28 @@ A copy is named by its sha256, so a changed shard is another file and nothing is
 """
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from storage.disk import make_folders, room_in
-from storage.errors import StoreFull
+from storage.errors import ShardCorrupt, StoreFull
 from storage.interface import Store
 from storage.open_shard import OpenShard
-from storage.shards import ShardEntry
+from storage.shards import ShardEntry, download_shard
+
+log = logging.getLogger(__name__)
 
 
 class ShardCache:
     """Downloads to a temporary name, verifies, renames; forgets the shards that were opened longest ago.
 
-    Any number of processes may share one folder: a lock per shard makes one of them download while the others
-    wait, a lock for the folder makes one of them tidy. A shard that is mapped when it is forgotten stays
-    readable until closed.
+    Any number of processes may share one folder: a lock a shard makes one of them download while the others wait, a lock
+    for the folder makes one of them tidy. The limit holds but for what is being downloaded at the moment. A shard that
+    is mapped when it is forgotten stays readable until closed.
     """
 
     def __init__(self, folder: str | Path, limit: int) -> None:
@@ -35,19 +39,32 @@ class ShardCache:
         """Raises NotFound, ShardCorrupt, StoreUnavailable, and StoreFull when the shard exceeds the limit."""
         if entry.bytes > self.limit:
             raise StoreFull(
-                f"{entry.name} has {entry.bytes:,} bytes and the cache {self.folder} may hold "
-                f"{self.limit:,}; raise its limit"
+                f"{entry.name} has {entry.bytes:,} bytes and the cache {self.folder} may hold {self.limit:,}; "
+                "raise its limit"
             )
         make_folders(self.folder)
         path = self.folder / f"{entry.sha256}.tar"
+        copy = self._fetch(store, entry, path)
+        try:
+            return OpenShard(copy, entry, sidecar)
+        except ShardCorrupt as error:
+            log.warning("the cached copy of %s is dropped and fetched again: %s", entry.name, error)
+            path.unlink(missing_ok=True)
+        return OpenShard(self._fetch(store, entry, path), entry, sidecar)
+
+    def _fetch(self, store: Store, entry: ShardEntry, path: Path) -> IO[bytes]:
         with self._locked(entry.sha256):
-            if not path.exists() or path.stat().st_size != entry.bytes:
-                with room_in(self.folder, entry.bytes):
+            while True:
+                try:
+                    file = path.open("rb")
+                except FileNotFoundError:  # not here yet, or forgotten again by another process
                     self._make_room(entry.bytes)
-                    store.download(entry.name, path, entry.sha256)
-            os.utime(path)
-            file = path.open("rb")
-        return OpenShard(file, entry, sidecar)
+                    with room_in(self.folder, entry.bytes):
+                        download_shard(store, entry.name, path, entry.sha256)
+                    self._make_room(0)  # others may have downloaded meanwhile
+                else:
+                    os.utime(file.fileno())
+                    return file
 
     def _make_room(self, needed: int) -> None:
         with self._locked("tidy"):
@@ -57,7 +74,7 @@ class ShardCache:
             for stat, path in copies:
                 if total + needed <= self.limit:
                     break
-                path.unlink()
+                path.unlink(missing_ok=True)
                 total -= stat.st_size
 
     @contextmanager

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfileobj, rmtree
+from stat import S_ISREG
 
 from storage.canonical import sha256_of
 from storage.disk import (
@@ -48,8 +49,11 @@ class LocalStore:
             return file.read(length)
 
     def stat(self, key: str) -> ObjectInfo | None:
-        path = self._path(key)
-        return ObjectInfo(key, path.stat().st_size) if path.is_file() else None
+        try:
+            status = self._path(key).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return ObjectInfo(key, status.st_size) if S_ISREG(status.st_mode) else None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         check_prefix(prefix)
@@ -57,10 +61,11 @@ class LocalStore:
         return (info for info in self._walk(folder) if info.key.startswith(prefix))
 
     def folders(self, prefix: str = "") -> Iterator[str]:
-        folder = Path(self.root, check_prefix(prefix))
-        if not folder.is_dir():
+        try:
+            with os.scandir(Path(self.root, check_prefix(prefix))) as entries:
+                return iter(sorted(entry.name for entry in entries if entry.is_dir() and entry.name != STAGING))
+        except (FileNotFoundError, NotADirectoryError):
             return iter(())
-        return iter(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name != STAGING))
 
     def create(self, key: str, data: bytes) -> None:
         path = self._path(key)
@@ -150,21 +155,22 @@ class LocalStore:
         return Path(self.root, check_key(key))
 
     def _walk(self, folder: str) -> Iterator[ObjectInfo]:
-        path = Path(self.root, folder)
-        if not path.is_dir():
+        try:
+            entries = os.scandir(Path(self.root, folder))
+        except (FileNotFoundError, NotADirectoryError):
             return
-        with os.scandir(path) as entries:
+        with entries:
             # A folder sorts as if its name ended in "/", which gives the byte order of whole keys, as S3
             # lists them.
-            named = sorted((entry.name + "/" * entry.is_dir(), entry) for entry in entries)
-        for name, entry in named:
+            named = sorted(entry.name + "/" * entry.is_dir() for entry in entries)
+        for name in named:
             key = f"{folder}/{name}" if folder else name
             if is_staging(key.rstrip("/")):
                 continue
             if name.endswith("/"):
                 yield from self._walk(key[:-1])
-            elif entry.is_file():
-                yield ObjectInfo(key, entry.stat().st_size)
+            elif (info := self.stat(key)) is not None:  # None: deleted meanwhile, or no regular file
+                yield info
 
     def _same_or_conflict(self, key: str, size: int, sha256: str) -> None:
         path = self._path(key)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from storage.disk import sync_file
-from storage.errors import BadKey
+from storage.errors import BadKey, ObjectCorrupt, ShardCorrupt
 from storage.interface import Store
 from storage.keys import check_key
 from storage.open_shard import open_local
@@ -119,6 +119,14 @@ def stream_shard(store: Store, entry: ShardEntry, fields: Sequence[str]) -> Iter
             shard.close()
 
 
+def download_shard(store: Store, name: str, path: Path, sha256: str | None = None) -> None:
+    """Raises NotFound, StoreUnavailable, and ShardCorrupt unless the bytes are the committed ones."""
+    try:
+        store.download(name, path, sha256)
+    except ObjectCorrupt as error:
+        raise ShardCorrupt(str(error)) from error
+
+
 def _write(store: Store, samples: Iterable[Sample], fields: Sequence[str], name_of: Callable[[str], str]) -> ShardEntry:
     with store.staging() as folder:
         staged = folder / "shard.tar"
@@ -140,7 +148,7 @@ def _local_copy(store: Store, name: str) -> Iterator[Path]:
         yield path
         return
     with store.staging() as folder:
-        store.download(name, folder / name)
+        download_shard(store, name, folder / name)
         yield folder / name
 
 

@@ -90,10 +90,10 @@ def test_damaged_manifests_are_refused(tmp_path: Path, wrong: bytes) -> None:
         Manifest.read(store)
 
 
-def test_a_hundred_thousand_shards(tmp_path: Path) -> None:
-    shards = tuple(ShardEntry(f"shard-{n:06d}.tar", 1, 2048, "0" * 64) for n in range(100_000))
+def test_a_manifest_of_many_shards(tmp_path: Path) -> None:
+    shards = tuple(ShardEntry(f"shard-{n:06d}.tar", 1, 2048, "0" * 64) for n in range(20_000))
     manifest = _manifest(shards=shards)
-    assert Manifest.from_json(manifest.to_json()).samples == 100_000
+    assert Manifest.from_json(manifest.to_json()).samples == 20_000
 
 
 def test_status_rows(tmp_path: Path) -> None:
