@@ -13,11 +13,13 @@ from models.face3d.camera import crop_to_picture, ndc_to_pixels, project
 from models.face3d.maps import ConditionMaps
 from models.face3d.morphable import MorphableModel, landmark_points, pose_vertices
 from models.face3d.parameters import FRAME, FaceParameters
-from models.face3d.rasterize import rasterize
+from models.face3d.rasterize import Canvas
 from models.face3d.shading import shade_pixels, weighted_light
 from models.face3d.skinning import vertex_normals
 
 Floats = NDArray[np.float32]
+
+_NO_DETAIL = np.empty((0, 0, 3), np.float32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -45,9 +47,7 @@ def picture_ndc(
     return np.asarray(ndc[0].numpy(), np.float32)
 
 
-def geometry(
-    model: MorphableModel, parameters: FaceParameters, *, frame: tuple[int, int] = FRAME
-) -> Geometry:
+def geometry(model: MorphableModel, parameters: FaceParameters, *, frame: tuple[int, int] = FRAME) -> Geometry:
     """The posed head in the world and in the picture of ``frame`` = (height, width) pixels.
 
     ``frame`` is the picture that ``parameters.tform`` was measured in; it matters only for parameters of a
@@ -56,9 +56,7 @@ def geometry(
     vertices = pose_vertices(model, [parameters])[0]
     world = {name: landmark_points(model, vertices, name) for name in model.landmarks}
     pixels = {
-        name: ndc_to_pixels(
-            torch.from_numpy(picture_ndc(model, parameters, points, frame)[:, :2]), frame
-        ).numpy()
+        name: ndc_to_pixels(torch.from_numpy(picture_ndc(model, parameters, points, frame)[:, :2]), frame).numpy()
         for name, points in world.items()
     }
     return Geometry(
@@ -75,13 +73,16 @@ def render_maps(
     size: int | tuple[int, int] = 256,
     *,
     frame: tuple[int, int] = FRAME,
+    detail: Floats | None = None,
 ) -> ConditionMaps:
     """Condition maps of ``size`` (side, or height and width), albedo and render clipped to [0, 1].
 
-    Raises ``ValueError`` for parameters of another model, and when there is neither a UV picture nor a
-    texture space.
+    ``detail`` is a UV picture of world normals (models/face3d/detail.py) in place of the mesh's own. Raises
+    ``ValueError`` for parameters of another model, and when there is neither a UV picture nor a texture
+    space.
     """
-    (maps,) = render_many(model, [parameters], size, frame=frame)
+    details = None if detail is None else [detail]
+    (maps,) = render_many(model, [parameters], size, frame=frame, details=details)
     return maps
 
 
@@ -91,6 +92,7 @@ def render_many(
     size: int | tuple[int, int] = 256,
     *,
     frame: tuple[int, int] = FRAME,
+    details: Sequence[Floats] | None = None,
     clip: bool = True,
 ) -> Iterator[ConditionMaps]:
     """:func:`render_maps` for several faces, whose blend shapes and textures are decoded together.
@@ -99,30 +101,28 @@ def render_many(
     where a texture code or a light is extreme).
     """
     height, width = (size, size) if isinstance(size, int) else size
-    vertices = pose_vertices(model, parameters)
-    for one, posed, texture in zip(parameters, vertices, _textures(model, parameters), strict=True):
-        yield _render(model, one, posed, texture, (height, width), frame, clip)
-
-
-def _render(
-    model: MorphableModel,
-    parameters: FaceParameters,
-    vertices: Floats,
-    texture: Floats,
-    size: tuple[int, int],
-    frame: tuple[int, int],
-    clip: bool,
-) -> ConditionMaps:
-    seen = rasterize(picture_ndc(model, parameters, vertices, frame), model.faces, *size)
-    albedo, normal, render = (np.empty((*size, 3), np.float32) for _ in range(3))
-    shade_pixels(
-        seen.face, seen.barycentric, model.faces, vertex_normals(vertices, model.faces), model.corner_uvs,
-        texture, weighted_light(parameters.light), albedo, normal, render,
-    )  # fmt: skip
-    if clip:
-        np.clip(albedo, 0.0, 1.0, out=albedo)
-        np.clip(render, 0.0, 1.0, out=render)
-    return ConditionMaps(albedo=albedo, normal=normal, render=render, mask=seen.face >= 0)
+    canvas = Canvas(height, width)
+    vertices, textures = pose_vertices(model, parameters), _textures(model, parameters)
+    for index, one in enumerate(parameters):
+        seen = canvas.draw(picture_ndc(model, one, vertices[index], frame), model.faces)
+        albedo, normal, render = (np.empty((height, width, 3), np.float32) for _ in range(3))
+        shade_pixels(
+            seen.face,
+            seen.barycentric,
+            model.faces,
+            vertex_normals(vertices[index], model.faces),
+            model.corner_uvs,
+            textures[index],
+            weighted_light(one.light),
+            _NO_DETAIL if details is None else details[index],
+            albedo,
+            normal,
+            render,
+        )
+        if clip:
+            np.clip(albedo, 0.0, 1.0, out=albedo)
+            np.clip(render, 0.0, 1.0, out=render)
+        yield ConditionMaps(albedo=albedo, normal=normal, render=render, mask=seen.face >= 0)
 
 
 def _textures(model: MorphableModel, parameters: Sequence[FaceParameters]) -> list[Floats]:
@@ -131,12 +131,8 @@ def _textures(model: MorphableModel, parameters: Sequence[FaceParameters]) -> li
     decoded: Iterator[Floats] = iter(())
     if coded:
         if model.texture is None:
-            raise ValueError(
-                f"parameters without an albedo picture, and the model {model.name!r} has no texture space"
-            )
-        decoded = iter(
-            model.texture.decode(np.stack([_code(model.texture.components, one) for one in coded]))
-        )
+            raise ValueError(f"parameters without an albedo picture, and the model {model.name!r} has no texture space")
+        decoded = iter(model.texture.decode(np.stack([_code(model.texture.components, one) for one in coded])))
     return [
         next(decoded) if one.albedo is None else one.albedo.astype(np.float32) * np.float32(1 / 255)
         for one in parameters
@@ -147,17 +143,13 @@ def _code(components: int, parameters: FaceParameters) -> Floats:
     """An empty texture code means the mean texture."""
     if parameters.texture.size in (0, components):
         return parameters.texture if parameters.texture.size else np.zeros(components, np.float32)
-    raise ValueError(
-        f"texture has {parameters.texture.size} coefficients; this texture space has {components}"
-    )
+    raise ValueError(f"texture has {parameters.texture.size} coefficients; this texture space has {components}")
 
 
 def overlay(image: NDArray[np.uint8], maps: ConditionMaps, opacity: float = 0.7) -> NDArray[np.uint8]:
     """The render laid over the photograph (both (H, W, 3)), to see how well a fit lies."""
     if image.shape != maps.render.shape:
-        raise ValueError(
-            f"a picture of {image.shape} under maps of {maps.render.shape}: render at the picture's size"
-        )
+        raise ValueError(f"a picture of {image.shape} under maps of {maps.render.shape}: render at the picture's size")
     weight = opacity * maps.mask[..., None].astype(np.float32)
     mixed = image.astype(np.float32) * (1.0 - weight) + 255.0 * weight * maps.render
     return np.asarray(np.clip(np.rint(mixed), 0, 255), np.uint8)

@@ -13,9 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-
-class MissingAsset(ValueError):
-    """A file that a user has to provide is not there; the message says which, from where, and what to do with it."""
+from models.face3d.package_files import MissingAsset
 
 
 def sha256_of_file(path: Path) -> str:
@@ -81,7 +79,7 @@ def check_tensors(
 
 def _opened(path: Path) -> safe_open:
     if not path.is_file():
-        raise MissingAsset(f"{path} is missing: 'instaface assets check' says where it comes from")
+        raise MissingAsset(f"{path} is not there: 'instaface assets check' says where it comes from")
     try:
         return safe_open(path, framework="pt")
     except SafetensorError as error:
