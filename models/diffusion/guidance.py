@@ -89,6 +89,8 @@ class GuidanceNetwork(nn.Module):
         )
         for module in unreachable_modules(unet, self.names[-1]):
             _skip(module)
+        if config.injection == "after_norm":  # the last feature is what this norm makes
+            modules[self.names[-1]].norm1.requires_grad_(True)
 
     def forward(self, conditions_BChw: Tensor, tokens_BNW: Tensor, timesteps: Tensor | None = None) -> Features:
         """Timesteps (B,) int64; None means t = 0, the constant under which features are computed once an

@@ -23,6 +23,17 @@ SMALL = dataclasses.replace(
     min_snr_gamma=None,
 )
 
+SMALL_VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 4,
+    "scaling_factor": 0.18215,
+}
+"""Keyword arguments of a small AutoencoderKL."""
+
 
 def small_config(**changes: Any) -> InstaFaceConfig:
     return dataclasses.replace(SMALL, **changes)

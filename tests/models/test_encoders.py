@@ -8,6 +8,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from PIL import Image
 from safetensors.torch import save_file
 from skimage import data
+from small_networks import SMALL_VAE
 from torch import Tensor
 
 from models.encoders.codec import (
@@ -22,16 +23,6 @@ from models.encoders.efficientnet import load_efficientnet_lite0
 from models.encoders.face_recognition import DlibEncoder, dlib_chip, dlib_weights, similarity, warp
 from models.encoders.patch_codec import PatchCosineCodec, cosine_basis, opponent_colours
 from models.encoders.semantic import EfficientNetEncoder, efficientnet_weights, load_clip_encoder, resized
-
-SMALL_VAE = {
-    "down_block_types": ("DownEncoderBlock2D",) * 2,
-    "up_block_types": ("UpDecoderBlock2D",) * 2,
-    "block_out_channels": (8, 16),
-    "layers_per_block": 1,
-    "latent_channels": 4,
-    "norm_num_groups": 4,
-    "scaling_factor": 0.18215,
-}
 
 
 @pytest.fixture(scope="module")
