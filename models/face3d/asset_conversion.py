@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from models.face3d.deca import D_DETAIL, E_DETAIL, E_FLAME, network_shapes
 from models.face3d.pickles import read_pickle
-from models.face3d.weight_files import check_tensors, write_tensors
+from models.face3d.weight_files import check_tensors, existing, write_tensors
 
 ROOT_PARENT = 2**32 - 1
 """How FLAME's ``kintree_table`` writes "no parent" in uint32."""
@@ -75,6 +75,7 @@ def convert_head_template(path: Path, out: Path) -> str:
     uvs: list[list[float]] = []
     faces: list[list[int]] = []
     uv_faces: list[list[int]] = []
+    existing(path)
     try:
         for line in path.read_text("utf-8").splitlines():
             kind, *words = line.split() or [""]
@@ -123,6 +124,7 @@ def convert_texture(path: Path, out: Path) -> str:
 
 def convert_displacement(path: Path, out: Path) -> str:
     """``fixed_displacement_256.npy``: metres by which FLAME's mesh is displaced under the detail map."""
+    existing(path)
     try:
         values = {path.name: np.load(path, allow_pickle=False)}
     except (ValueError, EOFError, OSError) as error:
@@ -133,7 +135,7 @@ def convert_displacement(path: Path, out: Path) -> str:
 
 def convert_mask(path: Path, out: Path) -> str:
     """``uv_face_eye_mask.png``: where, in UV, detail applies; channel 0 over 255."""
-    picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    picture = cv2.imdecode(np.frombuffer(existing(path).read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
     if picture is None or picture.ndim != 3 or picture.shape[:2] != (256, 256):
         raise ValueError(f"{path}: not a 256 × 256 colour PNG; download it again")
     return write_tensors(out, {"mask": picture[:, :, 2].astype(np.float32) / np.float32(255)}, path)
@@ -141,6 +143,7 @@ def convert_mask(path: Path, out: Path) -> str:
 
 def convert_deca_checkpoint(path: Path, out: Path) -> str:
     """``deca_model.tar``: E_flame, E_detail and D_detail; what a trainer added (opt, global_step, …) is dropped."""
+    existing(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
@@ -177,6 +180,7 @@ def _mapping(path: Path) -> Mapping[str, Any]:
 
 
 def _arrays(path: Path) -> Any:
+    existing(path)
     try:
         file = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:

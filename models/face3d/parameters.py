@@ -25,7 +25,7 @@ _VERSION = 1
 
 
 def _frozen(name: str, value: ArrayLike) -> Floats:
-    array = np.array(value, dtype=np.float32)
+    array = np.asarray(value, dtype=np.float32).copy()
     expected = _FIXED_SHAPES.get(name)
     if expected is not None and array.shape != expected:
         raise ValueError(f"{name} has shape {array.shape}; it must be {expected}")

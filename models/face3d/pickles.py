@@ -19,6 +19,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.face3d.weight_files import existing
+
+_BROKEN = (
+    pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, RuntimeError, OverflowError,
+    MemoryError,
+)  # fmt: skip
+"""What an unpickler raises on bytes that are no pickle, besides ValueError."""
+
 LARGEST = 2 << 30
 """Bytes: no FLAME file comes near; a larger one is not read into memory."""
 
@@ -117,7 +125,7 @@ def read_pickle(path: Path) -> Any:
     Raises ``ValueError`` naming the file for anything beyond the allow-list and for truncated or broken
     pickles.
     """
-    size = path.stat().st_size
+    size = existing(path).stat().st_size
     if size > LARGEST:
         raise ValueError(f"{path}: {size} bytes; no FLAME file has more than {LARGEST}")
     data = path.read_bytes()
@@ -129,7 +137,7 @@ def read_pickle(path: Path) -> Any:
         if str(path) in str(error):
             raise
         raise ValueError(f"{path}: a broken pickle ({error}); download it again") from error
-    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:
+    except _BROKEN as error:
         raise ValueError(f"{path}: a broken or refused pickle ({error}); download it again") from error
     return _plain(value, path)
 

@@ -16,6 +16,13 @@ from torch import Tensor
 from models.face3d.package_files import MissingAsset
 
 
+def existing(path: Path) -> Path:
+    """``path``. Raises ``MissingAsset`` when there is no such file."""
+    if not path.is_file():
+        raise MissingAsset(f"{path} is not there: 'instaface assets check' says where it comes from")
+    return path
+
+
 def sha256_of_file(path: Path) -> str:
     """Hexadecimal sha256 of a file's bytes."""
     with path.open("rb") as file:
@@ -78,9 +85,7 @@ def check_tensors(
 
 
 def _opened(path: Path) -> safe_open:
-    if not path.is_file():
-        raise MissingAsset(f"{path} is not there: 'instaface assets check' says where it comes from")
     try:
-        return safe_open(path, framework="pt")
+        return safe_open(existing(path), framework="pt")
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file ({error}); convert it again") from error
