@@ -31,7 +31,7 @@ _PLAIN_SKIN: Final = np.array([0.72, 0.53, 0.44])
 """The skin colour that the mean texture is painted with."""
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@numba.njit(cache=True, nogil=True)
 def _bake(
     texel_face: npt.NDArray[np.int32], texel_weights: Floats, faces: npt.NDArray[np.int32], pixels: Floats,
     depth_of_vertex: Floats, normals: Floats, depth: Floats, image: Floats, person: Floats, light: Floats,

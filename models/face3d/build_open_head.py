@@ -82,6 +82,7 @@ def build() -> Arrays:
         "landmark_faces": np.zeros(468, np.uint16),
         "landmark_weights": np.tile(np.float32([1, 0, 0]), (468, 1)),
         "landmark_spread": np.zeros(468, np.float32),
+        "landmark_depth": np.zeros(468, np.float32),
         "mesh_mirror": np.arange(468, dtype=np.uint16),
     }
     textures = [_texture(head, neutral, look) for look in _COMPLEXIONS]

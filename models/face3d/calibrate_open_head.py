@@ -18,6 +18,8 @@ from models.face3d.fitting import FRAME_SIZE, LandmarkFit, LandmarkFitter
 from models.face3d.landmarks import Face, FaceLandmarker, landmarks68
 from models.face3d.mesh_topology import LIPS_INNER, mouth_gap
 from models.face3d.open_head import CAMERA_DISTANCE, DATA_FILE, Arrays, assemble, read_arrays, write_arrays
+from models.face3d.render import geometry
+from models.face3d.rendered_trial import rendered_heads
 from models.face3d.rotations import axis_angle_matrix
 from models.images import read_image
 
@@ -58,6 +60,7 @@ def calibrate(arrays: Arrays, faces: list[Face], *, rounds: int = _ROUNDS) -> Ar
         raise ValueError(f"{len(faces)} usable faces: at least 8 are needed for averages to mean anything")
     arrays = dict(arrays)
     origin = _places(arrays)
+    depth_of_points(arrays)
     for number in range(rounds):
         head = assemble(arrays)
         fitter = LandmarkFitter(head)
@@ -77,8 +80,35 @@ def calibrate(arrays: Arrays, faces: list[Face], *, rounds: int = _ROUNDS) -> Ar
         here = origin + step * np.minimum(1.0, _FARTHEST / np.maximum(length, 1e-9))
         place(arrays, here, arrays["landmark_spread"].astype(np.float64))
         residual = np.mean([fit.residual for fit in fits])
+        if number == rounds - 2:
+            depth_of_points(arrays)
         print(f"round {number}: residual {residual:.4f}, mean error {np.linalg.norm(move, axis=1).mean() * 100:.3f} cm")
     return arrays
+
+
+def depth_of_points(arrays: Arrays, *, count: int = 160, seed: int = 101) -> None:
+    """Set `landmark_depth`: on rendered heads of known pose, how far before or behind its place on the surface each
+    mesh point appears to lie (least squares over views, symmetrised)."""
+    head = assemble(arrays)
+    landmarker = FaceLandmarker()
+    slope_error, slope_square = np.zeros(468), 0.0
+    for known in rendered_heads(count, seed, head):
+        faces = landmarker.detect(known.image)
+        if not faces:
+            continue
+        placed = geometry(head.model, known.parameters).landmarks["mesh468"]
+        rotation = axis_angle_matrix(known.parameters.pose[None, :3].astype(np.float64))[0]
+        scale = known.parameters.camera[0] * FRAME_SIZE / 2
+        error = (faces[0].mesh[:, :2] - placed).astype(np.float64) / scale
+        # Where the whole mesh is shifted, depth is not to blame.
+        error -= np.median(error, axis=0)
+        slope = np.array([rotation[0, 2], -rotation[1, 2]])
+        slope_error += error @ slope
+        slope_square += float(slope @ slope)
+    depth = slope_error / slope_square
+    depth = np.clip((depth + depth[head.mesh_mirror]) / 2, -0.012, 0.012)
+    arrays["landmark_depth"] = depth.astype(np.float32)
+    print(f"depth of mesh points: {np.sqrt((depth**2).mean()) * 1e3:.2f} mm root mean square")
 
 
 def _places(arrays: Arrays) -> FloatArray:

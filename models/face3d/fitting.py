@@ -27,7 +27,7 @@ from models.face3d.mesh_topology import (
     outer_eye_distance,
 )  # fmt: skip
 from models.face3d.open_head import OpenHead
-from models.face3d.rotations import axis_angle_matrix
+from models.face3d.rotations import axis_angle_matrix, matrix_axis_angle
 
 __all__ = ["FRAME_SIZE", "FitSettings", "LandmarkFit", "LandmarkFitter"]
 
@@ -100,7 +100,7 @@ class LandmarkFit:
     yaw)."""
 
 
-@njit(cache=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def solve_box(
     hessian: FloatArray, gradient: FloatArray, low: FloatArray, high: FloatArray, start: FloatArray, sweeps: int
 ) -> FloatArray:
@@ -132,6 +132,7 @@ class LandmarkFitter:
         weights = points.barycentric.astype(np.float64)
         basis = np.concatenate([model.shape_basis, model.expression_basis], axis=2).astype(np.float64)
         self.template = np.einsum("nkc,nk->nc", model.template[corners].astype(np.float64), weights)
+        self.template[:, 2] += head.landmark_depth
         self.rows = np.einsum("nkcb,nk->ncb", basis[corners], weights)
         self.identities = model.shape_basis.shape[2]
         self.names = model.expression_names
@@ -300,7 +301,7 @@ class LandmarkFitter:
         return LandmarkFit(
             shape=coefficients[: self.identities].astype(np.float32),
             expression=expression.astype(np.float32),
-            rotation=_axis_angle(state.rotation).astype(np.float32),
+            rotation=matrix_axis_angle(state.rotation).astype(np.float32),
             camera=np.array([state.scale / (FRAME_SIZE / 2), state.tx, state.ty], np.float32),
             fitted=fitted.astype(np.float32),
             residual=float(np.linalg.norm(fitted - detected[:, :2], axis=1).mean() / eyes),
@@ -377,15 +378,6 @@ def _solve_pose(view: _View, points: FloatArray, target: FloatArray, weights: Fl
 def _facing(rotation: FloatArray, normals: FloatArray) -> FloatArray:
     """(N,) in [0.15, 1]: points on the far side of a turned head count less."""
     return np.clip((normals @ rotation[2] + 0.25) / 0.5, 0.15, 1.0)
-
-
-def _axis_angle(rotation: FloatArray) -> FloatArray:
-    """(3,) of a rotation matrix with an angle below pi."""
-    angle = float(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1.0, 1.0)))
-    axis = np.array([
-        rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1],
-    ])  # fmt: skip
-    return axis * (0.5 if angle < 1e-6 else angle / (2 * np.sin(angle)))
 
 
 def _eye_geometry(head: OpenHead) -> tuple[tuple[FloatArray, float], tuple[FloatArray, float]]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.face3d.face_networks import FaceDetectorNet, FaceMeshNet, IrisNet, crop_square
-from models.face3d.mesh_topology import EYE_LEFT, EYE_RIGHT, LANDMARKS_68, outer_eye_distance
+from models.face3d.mesh_topology import EYE_LEFT, EYE_RIGHT, LANDMARKS_68, MIRROR, outer_eye_distance
 
 __all__ = [
     "MIN_EYE_DISTANCE", "Face", "FaceLandmarker", "NoFace", "dlib_five_points", "five_points", "landmarks68",
@@ -31,7 +31,8 @@ _DETECTION_SCORE: Final = 0.5
 _PRESENCE_SCORE: Final = 0.5
 _LARGE_FACE: Final = 0.25
 _INSIDE_SHARE: Final = 0.92
-_MEAN_IRIS_TO_EYE: Final = 2.3
+_EYE_CROP: Final = 2.3
+_MIRROR: Final = list(MIRROR)
 
 
 class NoFace(ValueError):
@@ -141,20 +142,34 @@ class FaceLandmarker:
             mesh, presence = self._run_mesh(pyramid, centre, side, _angle(points[2], points[3]))
             if presence < _PRESENCE_SCORE:
                 return None
-        for _ in range(2):
+        for last in (False, True):
             low, high = mesh[:, :2].min(axis=0), mesh[:, :2].max(axis=0)
             side = float((high - low).max()) * 1.5
-            mesh, presence = self._run_mesh(pyramid, (low + high) / 2, side, _angle(mesh[33], mesh[263]))
+            angle = _angle(mesh[33], mesh[263])
+            mesh, presence = self._run_mesh(pyramid, (low + high) / 2, side, angle, both=last)
         if presence < _PRESENCE_SCORE:
             return None
         mesh, iris = self._run_iris(pyramid, mesh)
         return _judge(mesh, iris, presence, pyramid[0].shape[1], pyramid[0].shape[0])
 
     def _run_mesh(
-        self, pyramid: list[UInt8Array], centre: Float32Array, side: float, angle: float
+        self,
+        pyramid: list[UInt8Array],
+        centre: Float32Array,
+        side: float,
+        angle: float,
+        *,
+        both: bool = False,
     ) -> tuple[Float32Array, float]:
+        """Points in the picture and presence; `both` averages with what is found in the mirrored crop."""
         square, to_picture = crop_square(pyramid, centre, side, angle, self._mesh.size)
         points, presence = self._mesh(square)
+        if both:
+            flipped, other = self._mesh(np.ascontiguousarray(square[:, ::-1]))
+            unflipped = flipped[_MIRROR] * np.array([-1, 1, 1], np.float32) + np.array(
+                [self._mesh.size, 0, 0], np.float32
+            )
+            points, presence = (points + unflipped) / 2, (presence + other) / 2
         mesh = np.empty_like(points)
         mesh[:, :2] = points[:, :2] @ to_picture[:, :2].T + to_picture[:, 2]
         mesh[:, 2] = points[:, 2] * np.float32(side / self._mesh.size)
@@ -166,7 +181,7 @@ class FaceLandmarker:
         for eye, mirror in ((EYE_RIGHT, False), (EYE_LEFT, True)):
             outer, inner = mesh[eye[0], :2], mesh[eye[8], :2]
             corners = np.stack([outer, inner])
-            side = float(np.abs(corners[0] - corners[1]).max()) * _MEAN_IRIS_TO_EYE
+            side = float(np.abs(corners[0] - corners[1]).max()) * _EYE_CROP
             angle = _angle(inner, outer) if mirror else _angle(outer, inner)
             square, to_picture = crop_square(pyramid, corners.mean(axis=0), side, angle, self._iris.size, mirror=mirror)
             contour, iris = self._iris(square)

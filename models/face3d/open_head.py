@@ -39,6 +39,9 @@ class OpenHead:
     """(V,) skin, neck, eye_left, …"""
     landmark_spread: npt.NDArray[np.float32]
     """(468,) metres: how far the mesh point's place on the surface varied when it was measured."""
+    landmark_depth: npt.NDArray[np.float32]
+    """(468,) metres along the head's z that the mesh network puts a point before (+) or behind its place on the
+    surface; only the fit uses it."""
     mean_albedo: npt.NDArray[np.float32]
     """(V, 3) linear RGB in [0, 1]: a plain complexion."""
     skin_share: npt.NDArray[np.float32]
@@ -103,6 +106,7 @@ def assemble(arrays: Arrays) -> OpenHead:
         vertex_mirror=arrays["vertex_mirror"].astype(np.int64),
         part_of_vertex=names[arrays["part_of_vertex"].astype(np.int64)],
         landmark_spread=arrays["landmark_spread"].astype(np.float32),
+        landmark_depth=arrays["landmark_depth"].astype(np.float32),
         mean_albedo=arrays["mean_albedo"].astype(np.float32) / np.float32(255),
         skin_share=arrays["skin_share"].astype(np.float32) / np.float32(255),
     )
