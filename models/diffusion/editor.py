@@ -69,11 +69,12 @@ class InstaFace(nn.Module):
         self.register_buffer("alphas", alphas_of(config), persistent=False)
 
     @classmethod
-    def from_config(cls, config: InstaFaceConfig, *, seed: int = 0) -> "InstaFace":
+    def from_config(cls, config: InstaFaceConfig, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> "InstaFace":
         """Seeded weights: equal seeds give equal bits. The Guidance Network starts as the denoiser."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "denoiser"))
             denoiser = UNet2DConditionModel(**config.unet_kwargs(config.latent_channels))
+        nn.Module.to(denoiser, dtype)  # diffusers' own `to` warns of modules kept in float32; there are none
         return cls.from_denoiser(denoiser, config, seed=seed)
 
     @classmethod

@@ -70,7 +70,8 @@ class GuidanceNetwork(nn.Module):
     """Condition latents (B, 3C, h, w), identity tokens (B, N, W) → features by block name.
 
     `unet` has the denoiser's configuration but for `in_channels`. What comes after the last guided block
-    cannot influence any feature: those parameters are frozen and their modules skipped.
+    cannot influence any feature: those parameters are frozen and their modules skipped. To shard (FSDP) or
+    compile, take this module, not its `unet`: features are its outputs.
     """
 
     def __init__(self, unet: UNet2DConditionModel, config: InstaFaceConfig) -> None:

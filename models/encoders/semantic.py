@@ -6,7 +6,7 @@ with a package. It is a generic image encoder, not CLIP, and is named for what i
 
 import functools
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from models.encoders.efficientnet import load_efficientnet_lite0
-from models.encoders.weights import digest_of_tensors, locate
+from models.encoders.weights import digest_of_tensors, load_strictly, locate
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -118,12 +119,45 @@ def efficientnet_weights() -> Path:
 
 
 def load_clip_encoder(
-    source: str | Path, *, dtype: torch.dtype = torch.float32, local_files_only: bool = True
+    source: str | Path,
+    *,
+    configuration: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+    local_files_only: bool = True,
 ) -> ClipVisionEncoder:
-    """Load a CLIP vision tower from a transformers folder (its `image_encoder/` where it has one) or a hub
-    name."""
-    from transformers import CLIPVisionModel  # seconds to import, needed by one preset
+    """Load a CLIP vision tower.
+
+    Source is a transformers folder (its `image_encoder/` where it has one), a whole CLIP or its vision tower; a
+    single `.safetensors` file of either; or a hub name, looked up in the local cache unless `local_files_only`
+    is False. A single file needs `configuration`, the keyword arguments of CLIPVisionConfig; None means
+    ViT-L/14. Raises ValueError when tensors are missing, unknown or misshapen.
+    """
+    from transformers import CLIPVisionConfig, CLIPVisionModel  # seconds to import, needed by two presets
 
     place = locate(source, "image_encoder")
+    if isinstance(place, Path) and place.is_file():
+        model = CLIPVisionModel(CLIPVisionConfig(**(configuration or CLIP_VIT_L14)))
+        load_strictly(model, _vision_tower(load_file(place)), place)
+        return ClipVisionEncoder(model.to(dtype))
     model = CLIPVisionModel.from_pretrained(place, dtype=dtype, local_files_only=local_files_only, use_safetensors=True)
     return ClipVisionEncoder(model)
+
+
+def _vision_tower(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The vision tower's tensors of a CLIP file, with or without the `vision_model.` that older files write."""
+    prefix = "vision_model."
+    if any(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return {key: value for key, value in state.items() if not key.endswith("position_ids")}
+
+
+CLIP_VIT_L14: Mapping[str, Any] = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+"""The vision tower of CLIP ViT-L/14."""

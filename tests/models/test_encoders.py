@@ -20,7 +20,15 @@ from models.encoders.codec import (
     posterior_sample,
 )
 from models.encoders.efficientnet import load_efficientnet_lite0
-from models.encoders.face_recognition import DlibEncoder, dlib_chip, dlib_weights, similarity, warp
+from models.encoders.face_recognition import (
+    ArcFaceEncoder,
+    DlibEncoder,
+    arcface_crop,
+    dlib_chip,
+    dlib_weights,
+    similarity,
+    warp,
+)
 from models.encoders.patch_codec import PatchCosineCodec, cosine_basis, opponent_colours
 from models.encoders.semantic import EfficientNetEncoder, efficientnet_weights, load_clip_encoder, resized
 
@@ -164,25 +172,36 @@ def test_efficientnet_tokens() -> None:
         encoder.encode([])
 
 
-def test_clip_tokens_are_the_penultimate_states(tmp_path: Path) -> None:
-    from transformers import CLIPVisionConfig, CLIPVisionModel
+SMALL_CLIP = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 
-    configuration = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=14
-    )
-    model = CLIPVisionModel(configuration).eval()
-    model.save_pretrained(tmp_path / "image_encoder")
-    encoder = load_clip_encoder(tmp_path)
-    assert (encoder.tokens, encoder.width) == (5, 16)
+
+def test_clip_tokens_are_the_penultimate_states_from_every_form(tmp_path: Path) -> None:
+    from transformers import CLIPConfig, CLIPModel, CLIPVisionModel
+
+    text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    whole = CLIPModel(CLIPConfig(vision_config=SMALL_CLIP, text_config=text)).eval()
+    whole.save_pretrained(tmp_path / "whole")
+    model = CLIPVisionModel.from_pretrained(tmp_path / "whole").eval()
+    model.save_pretrained(tmp_path / "model" / "image_encoder")
     picture = data.astronaut()[:56, :56]
-    tokens = encoder.encode([picture])
-    assert tokens.shape == (1, 5, 16)
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
     deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
     with torch.no_grad():
         states = model((resized([picture], 28) - mean) / deviation, output_hidden_states=True).hidden_states
     assert len(states) == 4
-    torch.testing.assert_close(tokens, states[2])
+    for source in ("whole", "model", "whole/model.safetensors", "model/image_encoder/model.safetensors"):
+        encoder = load_clip_encoder(tmp_path / source, configuration=SMALL_CLIP)
+        assert (encoder.tokens, encoder.width) == (5, 16)
+        tokens = encoder.encode([picture])
+        assert tokens.shape == (1, 5, 16)
+        torch.testing.assert_close(tokens, states[2], msg=source)
 
 
 # --- Face recognition ---
@@ -240,3 +259,36 @@ def test_dlib_embedding_knows_a_person_under_another_light() -> None:
 def test_warp_keeps_a_picture_under_the_identity() -> None:
     picture = np.ascontiguousarray(data.astronaut()[:64, :64])
     np.testing.assert_array_equal(warp(picture, np.array([[1.0, 0, 0], [0, 1, 0]]), 64), picture)
+
+
+def test_arcface_embeds_the_aligned_face_through_insightface(tmp_path: Path) -> None:
+    """A hand-made network in insightface's format: means of 28×28 tiles, mixed by a matrix."""
+    onnx = pytest.importorskip("onnx")
+    matrix = np.random.default_rng(0).normal(size=(48, 16)).astype(np.float32)
+    make = onnx.helper.make_node
+    graph = onnx.helper.make_graph(
+        [
+            make("AveragePool", ["input"], ["tiles"], kernel_shape=[28, 28], strides=[28, 28]),
+            make("Flatten", ["tiles"], ["row"]),
+            make("MatMul", ["row", "matrix"], ["output"]),
+        ],
+        "recognition",
+        [onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["N", 3, 112, 112])],
+        [onnx.helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, ["N", 16])],
+        [onnx.numpy_helper.from_array(matrix, "matrix")],
+    )
+    opset = [onnx.helper.make_opsetid("", 17)]
+    path = tmp_path / "recognition.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    encoder = ArcFaceEncoder(path)
+    assert (encoder.width, encoder.size) == (16, 112)
+    image = data.astronaut()
+    five = np.array([[204.0, 112.0], [247.0, 110.0], [226.0, 138.0], [206.0, 157.0], [247.0, 156.0]])
+    pixels = arcface_crop(image, five).astype(np.float32).transpose(2, 0, 1)  # RGB, (x − 127.5)/127.5
+    tiles = ((pixels - 127.5) / 127.5).reshape(3, 4, 28, 4, 28).mean(axis=(2, 4)).reshape(-1)
+    expected = tiles @ matrix
+    np.testing.assert_allclose(encoder.embed(image, five), expected / np.linalg.norm(expected), atol=1e-5)
+    again = pickle.loads(pickle.dumps(encoder))  # noqa: S301
+    assert again.digest == encoder.digest
+    with pytest.raises(ValueError, match="no ArcFace model"):
+        ArcFaceEncoder(tmp_path / "absent.onnx")
