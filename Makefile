@@ -11,6 +11,7 @@ OUT ?= .instaface/demo
 
 export PREFECT_HOME ?= $(CURDIR)/.instaface/prefect
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
+export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 export DO_NOT_TRACK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 export HF_HUB_OFFLINE ?= 1

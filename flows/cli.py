@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 app = typer.Typer(
     name="instaface", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -24,22 +25,30 @@ def demo(
     photos: Annotated[str, typer.Option(help="Folder of photographs, or embedded:portrait")] = "embedded:portrait",
     store: Annotated[str, typer.Option(help="s3: an embedded S3 server; file: a folder; or a URI of your own")] = "s3",
     out: Annotated[Path, typer.Option(help="Folder of the report")] = Path(".instaface/demo"),
+    preset: Annotated[str, typer.Option(help="tiny, or debug for a handful of steps")] = "tiny",
     s3_port: Annotated[int | None, typer.Option(help="Port of the embedded S3 server; a free one by default")] = None,
 ) -> None:
     """Run the whole DAG on this machine and write a page of pictures."""
-    _quiet_services()
-    from flows.demo import demo as demo_flow
-    from tasks.workspace import HOME, embedded_s3
+    from tasks.sources import list_photos
+    from tasks.workspace import HOME, check_root, embedded_s3
 
     started = time.monotonic()
+    # A bad folder or store fails here, before anything is started.
+    count = len(list_photos(photos))
     home = HOME.resolve()
+    root = str(home / "store") if store == "file" else store
+    if store != "s3":
+        check_root(root)
+    _quiet_services()
+    console.print(f"{count} photograph{'s' * (count != 1)}; starting Prefect and Ray")
+    from flows.demo import demo as demo_flow
+
     if store == "s3":
         console.print("Starting an S3 server (SeaweedFS) on this machine")
-        with embedded_s3(home / "s3", s3_port) as root:
-            result = demo_flow(source=photos, root=f"{root}/demo", out=str(out))
+        with embedded_s3(home / "s3", s3_port) as bucket:
+            result = demo_flow(source=photos, root=f"{bucket}/demo", out=str(out), preset=preset)
     else:
-        root = str(home / "store") if store == "file" else store
-        result = demo_flow(source=photos, root=root, out=str(out))
+        result = demo_flow(source=photos, root=root, out=str(out), preset=preset)
     if all(result["parts"][stage]["reused"] for stage in ("images", "maps", "features")):
         console.print("Preprocessing was finished before: nothing was redone.")
     console.print(f"Done in {time.monotonic() - started:.0f} s. The report: [bold]{result['report']}[/bold]")
@@ -54,12 +63,14 @@ def run(
     """Run a flow here and now, with the parameters of its deployment."""
     if flow_name not in FLOWS:
         raise ValueError(f"there is no flow {flow_name!r}: choose one of {', '.join(FLOWS)}")
-    _quiet_services()
     from importlib import import_module
 
+    _quiet_services()
     module = flow_name.replace("-", "_")
     flow = getattr(import_module(f"flows.{module}"), module)
-    result = flow(**parse_parameters(param or []))
+    parameters = parse_parameters(param or [])
+    flow.validate_parameters(parameters)  # before a server is started for a run that cannot be
+    result = flow(**parameters)
     print(json.dumps(result, indent=2, sort_keys=True))
 
 
@@ -86,9 +97,13 @@ def parse_parameters(pairs: list[str]) -> dict[str, Any]:
 def _quiet_services() -> None:
     """Defaults of a local run: Prefect keeps its database in this checkout, and nobody phones home."""
     if "PREFECT_API_URL" not in os.environ:
-        os.environ.setdefault("PREFECT_HOME", str(Path(".instaface/prefect").resolve()))
+        home = Path(os.environ.setdefault("PREFECT_HOME", str(Path(".instaface/prefect").resolve())))
+        home.mkdir(parents=True, exist_ok=True)
+        # Prefect's own 20 s are too few on a busy laptop.
+        os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    # The terminal has progress bars; Prefect's log lines stay in its database and its UI.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -98,10 +113,13 @@ def main() -> None:
     """Console entry point: what a user can act on is one sentence, exit status 1; anything else keeps its traceback."""
     try:
         app()
-    except (ValueError, OSError) as error:
-        console.print(f"[bold red]instaface:[/bold red] {error}", soft_wrap=True)
-        if os.environ.get("INSTAFACE_TRACEBACK"):
+    except Exception as error:
+        from tasks.user_errors import sentence
+
+        text = sentence(error)
+        if text is None or os.environ.get("INSTAFACE_TRACEBACK"):
             raise
+        console.print(f"[bold red]instaface:[/bold red] {escape(text)}", soft_wrap=True)
         sys.exit(1)
 
 

@@ -2,20 +2,22 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import BeforeValidator, Field
 
 from tasks.image_uri import MAX_LENGTH, PATTERN, check_image_uri
 
 
-def _checked(uri: str) -> str:
-    check_image_uri(uri)
+def _checked(uri: object) -> object:
+    """Says what is wrong in words before the pattern, which is there for Prefect's API, says it in symbols."""
+    if isinstance(uri, str):
+        check_image_uri(uri)
     return uri
 
 
 PresetName = Annotated[
-    Literal["tiny", "open", "paper"],
+    Literal["tiny", "debug", "open", "paper"],
     Field(
-        description="tiny: everything embedded, CPU; open: Stable Diffusion without registration walls; paper: as published"
+        description="tiny: all embedded, CPU; debug: tiny, a handful of steps; open: no registration walls; paper: as published"
     ),
 ]
 Root = Annotated[
@@ -31,7 +33,7 @@ Source = Annotated[
 ImageUri = Annotated[
     str,
     Field(description="One photograph: s3://bucket/key.jpg or a local file", pattern=PATTERN, max_length=MAX_LENGTH),
-    AfterValidator(_checked),
+    BeforeValidator(_checked),
 ]
 IdentityId = Annotated[
     str | None,

@@ -1,6 +1,7 @@
 """Presets: each a function that returns a complete configuration. Everything above them is the same code."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from tasks.edit_config import EditConfig, EvaluateConfig, FinetuneConfig
 from tasks.encode import EncodeConfig
@@ -25,6 +26,18 @@ def tiny() -> Preset:
         finetune=FinetuneConfig(steps=50, copies=8, learning_rate=1e-3),
         edit=EditConfig(steps=20),
         evaluate=EvaluateConfig(),
+    )
+
+
+def debug() -> Preset:
+    """`tiny` with a handful of steps: does every part run here?"""
+    preset = tiny()
+    return replace(
+        preset,
+        name="debug",
+        train=replace(preset.train, steps=4, checkpoint_every=2),
+        finetune=replace(preset.finetune, steps=3, copies=2),
+        edit=replace(preset.edit, steps=2),
     )
 
 
@@ -62,7 +75,7 @@ def paper() -> Preset:
     )
 
 
-_PRESETS: dict[str, Callable[[], Preset]] = {"tiny": tiny, "open": open_, "paper": paper}
+_PRESETS: dict[str, Callable[[], Preset]] = {"tiny": tiny, "debug": debug, "open": open_, "paper": paper}
 
 
 def by_name(name: str) -> Preset:

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from numpy.typing import NDArray
 from prefect import task
@@ -29,6 +28,7 @@ from tasks.live import watch
 from tasks.pictures import contact_sheet, to_pixels
 from tasks.preset import Preset
 from tasks.progress import StageProgress
+from tasks.ray_pool import run_remote
 from tasks.records import Record, commit_record, committed, only_record, read_record
 from tasks.shard import Aligner
 from tasks.train_state import load_networks
@@ -136,9 +136,8 @@ def edit_identity(
             progress.reused({})
             return edits_of(record, reused=True, seconds=progress.seconds)
         job = EditJob(preset=preset, identity=identity, edits=named, take=tuple(take), home=home.uri)
-        remote = ray.remote(num_cpus=1, num_gpus=1 if preset.edit.gpu else 0, max_retries=2)(edit_rank)
         watch(
-            lambda mailbox: ray.get(remote.remote(job, driver, mailbox)),
+            lambda mailbox: run_remote(edit_rank, job, driver, mailbox, gpu=preset.edit.gpu),
             lambda report: progress.step(report["step"], report["note"]),
         )
     return edits_of(committed(home.uri), reused=False, seconds=progress.seconds)

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
 from prefect import task
 from skimage.metrics import structural_similarity
@@ -28,6 +27,7 @@ from tasks.extract import Mapper
 from tasks.generation import RowFailed
 from tasks.preset import Preset
 from tasks.progress import StageProgress
+from tasks.ray_pool import run_remote
 from tasks.records import Record, commit_record, committed, read_record
 
 VERSION = "1"
@@ -62,8 +62,7 @@ def evaluate(preset: Preset, edits_uri: str, root: Store) -> Evaluation:
         if record is not None:
             progress.reused({})
             return evaluation_of(record, reused=True, seconds=progress.seconds)
-        remote = ray.remote(num_cpus=1, max_retries=2)(measure)
-        rows = ray.get(remote.remote(preset, edits))
+        rows = run_remote(measure, preset, edits)
         progress.step(total)
     facts = {
         "edits": edits_uri,

@@ -5,10 +5,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from models.face3d.estimator import FaceEstimator, NoFace, load_estimator
 from numpy.typing import NDArray
 from prefect import task
 
+from models.face3d.estimator import FaceEstimator, NoFace, load_estimator
 from models.images import decode_png, encode_png
 from storage.canonical import digest_of, sha256_of
 from storage.shards import ShardEntry, stream_shard

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from numpy.typing import NDArray
 from prefect import task
@@ -30,6 +29,7 @@ from tasks.live import watch
 from tasks.pictures import picture_bytes, psnr, stack
 from tasks.preset import Preset
 from tasks.progress import StageProgress
+from tasks.ray_pool import run_remote
 from tasks.records import Record, commit_record, committed, only_record, read_record
 from tasks.shard import Aligner
 from tasks.train_data import FEATURES
@@ -85,9 +85,8 @@ def finetune_identity(
         job = FinetuneJob(
             preset=preset, image_uri=image_uri, image_sha256=sha256, identity_id=name, base=base_uri, home=home.uri
         )
-        remote = ray.remote(num_cpus=1, num_gpus=1 if preset.finetune.gpu else 0, max_retries=2)(finetune_rank)
         watch(
-            lambda mailbox: ray.get(remote.remote(job, data, mailbox)),
+            lambda mailbox: run_remote(finetune_rank, job, data, mailbox, gpu=preset.finetune.gpu),
             lambda report: progress.step(report["step"], report["note"]),
         )
     return identity_of(committed(home.uri), reused=False, seconds=progress.seconds)

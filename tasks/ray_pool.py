@@ -109,12 +109,20 @@ def run_units(
             ray.kill(host)
 
 
+def run_remote(function: Callable[..., Result], *arguments: Any, gpu: bool = False) -> Result:
+    """Run a function in a Ray process of its own and wait for it; what it raises is raised here as itself."""
+    remote: Any = ray.remote(num_cpus=1, num_gpus=1 if gpu else 0, max_retries=MAX_RESTARTS)(function)
+    try:
+        result: Result = ray.get(remote.remote(*arguments))
+    except RayTaskError as error:
+        raise error.cause from error
+    return result
+
+
 def _result(reference: Any, unit: object) -> Any:
     try:
         return ray.get(reference)
     except RayTaskError as error:
-        # The worker's own exception, with its own class, is what callers and users can act on.
-        cause = error.as_instanceof_cause()
-        raise UnitFailed(f"{unit}: {error.cause}") from cause
+        raise UnitFailed(f"{unit}: {error.cause}") from error.cause
     except RayActorError as error:
         raise UnitFailed(f"{unit}: the process that worked on it died {MAX_RESTARTS + 1} times: {error}") from error

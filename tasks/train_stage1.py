@@ -13,7 +13,7 @@ import numpy as np
 import ray.train.torch
 import torch
 from prefect import task
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch.nn.parallel import DistributedDataParallel
 
@@ -184,14 +184,18 @@ def train_stage1(config: TrainConfig, features: Generation, root: Store) -> Trai
         job = TrainJob(config=config, home=home.uri, features=features, base=base)
 
         def fit(mailbox: Any) -> None:
-            TorchTrainer(
+            trainer = TorchTrainer(
                 train_rank,
                 train_loop_config={"job": job, "mailbox": mailbox},
                 torch_config=TorchConfig(backend="nccl" if config.gpu else "gloo"),
                 scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.gpu),
                 # A killed rank costs the steps since the last checkpoint: the loop resumes by itself.
                 run_config=RunConfig(failure_config=FailureConfig(max_failures=2), storage_path=tempfile.gettempdir()),
-            ).fit()
+            )
+            try:
+                trainer.fit()
+            except WorkerGroupError as error:
+                raise next(iter(error.worker_failures.values())) from error
 
         watch(fit, lambda report: progress.step(report["step"], f"loss {report['loss']:.3f}"))
     return trained_model(committed(home.uri), reused=False, seconds=progress.seconds)

@@ -41,13 +41,22 @@ def workspace(root: str | None = None, *, cpus: int | None = None) -> Iterator[W
     Raises:
         NotEnoughDisk, StorageError: one sentence, before any work starts.
     """
-    uri = root or os.environ.get(ROOT_VARIABLE) or str((HOME / "store").resolve())
-    if not uri.startswith("s3://"):
-        require_free_space(Path(uri.removeprefix("file://")))
-    store = open_store(uri)
-    store.check()
+    uri = check_root(root or os.environ.get(ROOT_VARIABLE) or str((HOME / "store").resolve()))
     with ray_session(cpus):
-        yield Workspace(root=store.uri, workers=max(1, int(ray.cluster_resources().get("CPU", 1))))
+        yield Workspace(root=uri, workers=max(1, int(ray.cluster_resources().get("CPU", 1))))
+
+
+def check_root(root: str) -> str:
+    """The canonical URI of a store that can be written.
+
+    Raises:
+        NotEnoughDisk, StorageError: one sentence.
+    """
+    if not root.startswith("s3://"):
+        require_free_space(Path(root.removeprefix("file://")))
+    store = open_store(root)
+    store.check()
+    return store.uri
 
 
 @contextmanager
