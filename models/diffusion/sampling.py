@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.diffusion.config import InstaFaceConfig
 from models.diffusion.editor import InstaFace, repeat_rows
+from models.diffusion.guidance import Features
 from models.diffusion.schedule import add_noise, ddim_step, sampling_timesteps
 from models.encoders.codec import LatentCodec
 from models.rng import torch_generator
@@ -63,6 +64,8 @@ class SamplingOptions(TypedDict, total=False):
     """Share of fresh noise in a ddim step; 0 is deterministic."""
     strength: float | None
     """λ, instead of the configuration's."""
+    guidance_tokens: Tensor | None
+    """Tokens for the Guidance Network, where the projection was split in the fine-tune: `model.guidance_tokens`."""
     reference: Tensor | None
     """Condition latents (1 or B, …) of the unedited maps: turns on Reference Control Guidance."""
     reference_scale: float
@@ -100,6 +103,7 @@ def sample_latents(
     solver: Solver = "ddim",
     eta: float = 0.0,
     strength: float | None = None,
+    guidance_tokens: Tensor | None = None,
     reference: Tensor | None = None,
     reference_scale: float = 3.0,
     guidance_scale: float = 1.0,
@@ -110,7 +114,14 @@ def sample_latents(
     rows, size = len(conditions_BChw), (conditions_BChw.shape[-2], conditions_BChw.shape[-1])
     if len(keys) != rows:
         raise ValueError(f"{len(keys)} keys for {rows} edits: give one key an edit (the same one to share its noise)")
-    predict = _predictor(model, conditions_BChw, tokens_BNW, reference, reference_scale, guidance_scale, strength)
+    if guidance_tokens is None:
+        if model.guidance_identity is not None:
+            raise ValueError(
+                "the projection is split: give guidance_tokens=model.guidance_tokens(semantic, face, tokens)"
+            )
+        guidance_tokens = tokens_BNW
+    guide = _guide(model, conditions_BChw, guidance_tokens, reference if reference_scale != 1 else None)
+    predict = _predictor(model, guide, tokens_BNW, rows, reference_scale, guidance_scale, strength)
     noise = initial_noise(model.config, keys, seed, size).to(model.device)
     timesteps, step = _solver(model, solver, steps, eta, keys, seed)
     z = noise
@@ -129,40 +140,50 @@ def extrapolate(reference: Tensor, target: Tensor, scale: float) -> Tensor:
     return reference + scale * (target - reference)
 
 
+Guide = Callable[[Tensor], Features]
+"""t of each row → features of the edits, and below them, in the same tensors, those of the reference."""
+
+
+def _guide(model: InstaFace, conditions: Tensor, tokens: Tensor, reference: Tensor | None) -> Guide:
+    """Features once for all steps under the `zero` rule, once a step under `shared`."""
+    rows = len(conditions)
+    everything = conditions
+    if reference is not None:
+        everything = torch.cat([conditions, repeat_rows(reference, rows).expand_as(conditions)])
+    tokens = repeat_rows(tokens.to(conditions.device, model.dtype), rows).expand(rows, -1, -1)
+    tokens = tokens.repeat(len(everything) // rows, 1, 1)
+    if model.config.guidance_timestep == "shared":
+        return lambda timesteps: model.guide(everything, tokens, timesteps.repeat(len(everything) // rows))
+    features = model.guide(everything, tokens)
+    return lambda timesteps: features
+
+
 def _predictor(
     model: InstaFace,
-    conditions: Tensor,
+    guide: Guide,
     tokens: Tensor,
-    reference: Tensor | None,
+    rows: int,
     reference_scale: float,
     guidance_scale: float,
     strength: float | None,
 ) -> Callable[[Tensor, int], Tensor]:
-    """(z_t, t) → prediction float32. Every branch of a step (edit, reference, nothing) is one row block of
-    one pass."""
-    rows = len(conditions)
-    tokens = repeat_rows(tokens.to(conditions.device, model.dtype), rows).expand(rows, -1, -1)
-    branches = [(conditions, tokens)]
-    if reference is not None and reference_scale != 1:
-        branches.append((repeat_rows(reference, rows).expand(rows, -1, -1, -1), tokens))
-    all_conditions = torch.cat([c for c, _ in branches])
-    all_tokens = torch.cat([t for _, t in branches])
-    unconditional = guidance_scale != 1
-    once = model.config.guidance_timestep == "zero"
-    cached = model.guide(all_conditions, all_tokens) if once else None
+    """(z_t, t) → prediction, float32. The branches of a step (edit, reference, nothing) are one batched pass."""
+    tokens = repeat_rows(tokens.to(model.device, model.dtype), rows).expand(rows, -1, -1)
 
     def predict(z: Tensor, t: int) -> Tensor:
-        blocks = len(branches) + unconditional
-        z_all, time = z.repeat(blocks, 1, 1, 1), torch.full((blocks * rows,), t, device=z.device)
-        features, seen = cached, all_tokens
-        if features is None:
-            features = model.guide(all_conditions, all_tokens, time[: len(branches) * rows])
-        if unconditional:
+        time = torch.full((len(z),), t, device=z.device)
+        features = guide(time)
+        branches = len(next(iter(features.values()))) // rows
+        seen = tokens.repeat(branches, 1, 1)
+        if guidance_scale != 1:
             features = {name: torch.cat([f, torch.zeros_like(f[:rows])]) for name, f in features.items()}
-            seen = torch.cat([all_tokens, torch.zeros_like(tokens)])
-        parts = list(model.denoise(z_all, time, seen, features, strength=strength).float().chunk(blocks))
-        nothing = parts.pop() if unconditional else None
-        edit = parts[0] if len(parts) == 1 else extrapolate(parts[1], parts[0], reference_scale)
+            seen = torch.cat([seen, torch.zeros_like(tokens)])
+            branches += 1
+        output = model.denoise(z.repeat(branches, 1, 1, 1), time.repeat(branches), seen, features, strength=strength)
+        edit, *others = output.float().chunk(branches)
+        nothing = others.pop() if guidance_scale != 1 else None
+        if others:
+            edit = extrapolate(others[0], edit, reference_scale)
         return edit if nothing is None else extrapolate(nothing, edit, guidance_scale)
 
     return predict

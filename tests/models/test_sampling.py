@@ -105,6 +105,33 @@ def test_reference_control_guidance_is_the_extrapolation_of_two_passes() -> None
     torch.testing.assert_close(same, plain, atol=1e-4, rtol=1e-4)
 
 
+def test_shared_timesteps_with_a_reference() -> None:
+    model = small_model(guidance_timestep="shared")
+    conditions, tokens = _inputs(model, 2)
+    options: dict[str, Any] = {"keys": ["a", "b"], "steps": 2}
+    plain = sample_latents(model, conditions, tokens, **options)
+    same = sample_latents(model, conditions, tokens, **options, reference=conditions)
+    torch.testing.assert_close(same, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_a_split_projection_asks_for_the_tokens_of_the_guidance_network() -> None:
+    model = small_model()
+    batch = batch_of(model.config, 1)
+    frozen = model.tokens(batch["semantic"], batch["face"]).detach()
+    model.split_projection()
+    with torch.no_grad():
+        model.identity.face.norm.weight.mul_(2)
+        tuned = model.tokens(batch["semantic"], batch["face"])
+        seen = model.guidance_tokens(batch["semantic"], batch["face"], tuned)
+    assert torch.equal(seen, frozen)
+    with pytest.raises(ValueError, match="the projection is split"):
+        sample_latents(model, batch["conditions"], tuned, keys=["a"], steps=1)
+    found = sample_latents(model, batch["conditions"], tuned, keys=["a"], steps=1, guidance_tokens=seen)
+    model.guidance_identity = None
+    other = sample_latents(model, batch["conditions"], tuned, keys=["a"], steps=1)
+    assert not torch.equal(found, other)
+
+
 def test_classifier_free_guidance_starts_from_nothing() -> None:
     model = small_model(condition_dropout=0.1)
     conditions, tokens = _inputs(model, 1)
