@@ -136,7 +136,7 @@ class AlbedoBaker:
     def _plain(self, found: SkinLight) -> Floats:
         """The plain complexion in this tone."""
         tone = np.where(self._skin[..., None], found.tone, _PLAIN_SKIN)
-        return np.clip(self._pattern * tone, 0.012, 1.0).astype(np.float32)
+        return np.asarray(np.clip(self._pattern * tone, 0.012, 1.0), dtype=np.float32)
 
     def _without_shadow(self, ratio: Floats, seen: Floats) -> Floats:
         """Take out broad deviations on skin, most of what is one-sided, some of what is even; then some of the
@@ -179,7 +179,7 @@ def _scalp(template: Floats) -> Floats:
     above = (y - 0.082 - 0.35 * np.clip(z - 0.06, 0, None)) / 0.012
     front = 0.018 + 0.03 * np.clip((y - 0.02) / 0.03, 0, 1)
     behind = np.minimum((front - z) / 0.012, (y + 0.045) / 0.012)
-    return np.clip(np.maximum(above, behind) + 0.5, 0.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(np.maximum(above, behind) + 0.5, 0.0, 1.0), dtype=np.float32)
 
 
 def _nearest_on_surface(surface: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

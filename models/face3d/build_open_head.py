@@ -80,7 +80,7 @@ def build() -> Arrays:
         "mean_albedo": (paint(head, neutral) * 255).round().astype(np.uint8),
         "skin_share": (np.clip(bare * (1 - brow_mask(head, neutral)), 0, 1) * 255).round().astype(np.uint8),
         "landmark_faces": np.zeros(468, np.uint16),
-        "landmark_weights": np.tile(np.float32([1, 0, 0]), (468, 1)),
+        "landmark_weights": np.tile(np.array([1, 0, 0], np.float32), (468, 1)),
         "landmark_spread": np.zeros(468, np.float32),
         "landmark_depth": np.zeros(468, np.float32),
         "mesh_mirror": np.arange(468, dtype=np.uint16),
@@ -102,7 +102,7 @@ def _texture(head: Head, neutral: FloatArray, look: Complexion) -> npt.NDArray[n
     texels = texel_map(head.uvs.astype(np.float32), head.uv_faces.astype(np.int32), TEXTURE)
     colours = texels.gather(head.faces.astype(np.int32), paint(head, neutral, look).astype(np.float32))
     filled = fill_holes(colours, (texels.face >= 0).astype(np.float32))
-    return np.clip(filled * 255 + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(filled * 255 + 0.5, 0, 255), dtype=np.uint8)
 
 
 def _joints(head: Head, neutral: FloatArray, jaw_open: FloatArray) -> tuple[FloatArray, FloatArray]:

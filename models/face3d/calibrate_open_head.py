@@ -124,7 +124,7 @@ def _error(fit: LandmarkFit, face: Face) -> FloatArray:
     across = (face.mesh[:, :2] - fit.fitted).astype(np.float64) / scale
     world = np.stack([across[:, 0], -across[:, 1], np.zeros(len(across))], axis=1)
     world *= (CAMERA_DISTANCE - 0.1) / CAMERA_DISTANCE
-    return world @ axis_angle_matrix(fit.rotation[None].astype(np.float64))[0]
+    return np.asarray(world @ axis_angle_matrix(fit.rotation[None].astype(np.float64))[0])
 
 
 def _robust_mean(errors: FloatArray) -> FloatArray:

@@ -62,7 +62,7 @@ def _row(estimator: FaceEstimator, image: UInt8Array, estimate: FaceEstimate) ->
         image,
         landmark_picture(image, estimate),
         geometry_overlay(image, maps),
-        _bytes((maps.normal + 1) / 2 * maps.mask[..., None]),
+        _bytes(np.asarray((maps.normal + 1) / 2 * maps.mask[..., None], np.float32)),
         _bytes(maps.albedo),
         render,
         np.where(maps.mask[..., None], render, image),

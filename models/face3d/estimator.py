@@ -20,6 +20,7 @@ from models.face3d.open_head import load_open_head
 from models.face3d.parameters import FaceParameters
 from models.face3d.rasterize import rasterize
 from models.face3d.render import picture_ndc, render_maps
+from models.face3d.rotations import axis_angle_matrix
 from models.face3d.skinning import vertex_normals
 
 __all__ = ["FaceEstimate", "FaceEstimator", "NoFace", "OpenEstimator", "load_estimator"]
@@ -185,9 +186,7 @@ class OpenEstimator:
 
 def _forward(rotation: Floats) -> npt.NDArray[np.float64]:
     """(3,) where the face looks."""
-    from models.face3d.rotations import axis_angle_matrix
-
-    return axis_angle_matrix(rotation[None].astype(np.float64))[0][:, 2]
+    return np.asarray(axis_angle_matrix(rotation[None].astype(np.float64))[0][:, 2])
 
 
 def load_estimator(name: str) -> FaceEstimator:

@@ -377,7 +377,7 @@ def _solve_pose(view: _View, points: FloatArray, target: FloatArray, weights: Fl
 
 def _facing(rotation: FloatArray, normals: FloatArray) -> FloatArray:
     """(N,) in [0.15, 1]: points on the far side of a turned head count less."""
-    return np.clip((normals @ rotation[2] + 0.25) / 0.5, 0.15, 1.0)
+    return np.asarray(np.clip((normals @ rotation[2] + 0.25) / 0.5, 0.15, 1.0))
 
 
 def _eye_geometry(head: OpenHead) -> tuple[tuple[FloatArray, float], tuple[FloatArray, float]]:

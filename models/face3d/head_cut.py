@@ -176,7 +176,13 @@ def cut_head() -> Head:
     parts.append(("tongue", *base.quads["helper-tongue"]))
     builder = _Builder(base)
     for name, rows, texture_rows in parts:
-        builder.add_quads(name, rows, texture_rows)
+        if name in ("skin", "neck"):
+            builder.add_quads(name, rows, texture_rows, side=0)
+            continue
+        # Inner parts are laid out in two halves, so that the whole texture mirrors.
+        right = base.vertices[rows, 0].mean(axis=1) < 0
+        builder.add_quads(name, rows[right], texture_rows[right], side=-1)
+        builder.add_quads(name, rows[~right], texture_rows[~right], side=1)
     for side, sign in (("left", 1.0), ("right", -1.0)):
         builder.add_eye(f"eye_{side}", base.quads[f"helper-{side[0]}-eye"][0], sign)
     for row, height in (("upper", 0.115), ("lower", 0.085)):
@@ -210,8 +216,11 @@ class _Builder:
         self._count = self._uv_count = 0
         self._drivers: dict[str, IntArray] = {}
 
-    def add_quads(self, part: str, rows: IntArray, uv_rows: IntArray) -> None:
-        """Quads of the base mesh; vertices already taken by an earlier part are shared."""
+    def add_quads(self, part: str, rows: IntArray, uv_rows: IntArray, *, side: int) -> None:
+        """Quads of the base mesh; vertices already taken by an earlier part are shared.
+
+        `side` is 0 for a chart laid out whole, 1 or -1 for the half of a chart at positive or negative x.
+        """
         fresh = [int(index) for index in np.unique(rows) if int(index) not in self._known]
         self._known.update({index: self._count + place for place, index in enumerate(fresh)})
         places = np.array(fresh, dtype=np.int64)
@@ -221,7 +230,7 @@ class _Builder:
         first = _first_diagonal(self._base.vertices[rows])
         self._append(
             part, (self._base.vertices[places] - ORIGIN) * UNIT, places,
-            _chart(part, self._base.uvs[own_uv]), _split(quads, first), _split(uv_quads, first),
+            _chart(part, self._base.uvs[own_uv], side), _split(quads, first), _split(uv_quads, first),
         )  # fmt: skip
 
     def add_eye(self, part: str, helper: IntArray, sign: float) -> None:
@@ -273,7 +282,7 @@ class _Builder:
             grid.append(
                 np.stack([across * (1 + inward * 30), np.full_like(turn, edge + rise), front + along + inward], -1)
             )
-            u = 0.5 + turn / np.pi * 0.20
+            u = 0.5 + turn / np.pi * 0.28
             uv.append(np.stack([u, np.full_like(turn, (0.07 if upper else 0.01) + share * 0.045)], -1))
         quads = _grid_quads(rows + 1, columns + 1)
         if not upper:
@@ -359,26 +368,27 @@ def _mirror(vertices: FloatArray, parts: npt.NDArray[np.str_]) -> IntArray:
     return result
 
 
-def _chart(part: str, uv: FloatArray) -> FloatArray:
+def _chart(part: str, uv: FloatArray, side: int) -> FloatArray:
     """The package's texture coordinates (N, 2) → this head's layout, by part.
 
-    Skin: turned upright, its face widened (a monotone warp, so nothing overlaps), above v = 0.23. The
-        rest lies below.
+    Skin: turned upright, its face widened (a monotone warp, so nothing overlaps), above v = 0.23. The neck lies below
+    it, inner parts below that: their halves (`side`) next to the teeth, mirror images of each other.
     """
     if part == "skin":
         along = np.clip((uv[:, 1] - _MIDLINE) / 0.3335, -1.0, 1.0)
         down = (uv[:, 0] - 0.6405) / (0.995 - 0.6405)
-        wide = np.sign(along) * (0.24 * np.abs(along) + 0.25 * np.tanh(np.abs(along) / 0.28) / np.tanh(1 / 0.28))
+        bend = np.tanh(np.abs(along) / 0.28) / np.tanh(1 / 0.28)
+        wide = np.sign(along) * (0.24 * np.abs(along) + 0.25 * bend)
         return np.stack([0.5 + wide, 0.99 - 0.76 * down], axis=-1)
     low, high = uv.min(axis=0), uv.max(axis=0)
     share = (uv - low) / (high - low)
     if part == "neck":
         return np.stack([0.02 + 0.96 * share[:, 0], 0.135 + 0.085 * share[:, 1]], axis=-1)
-    if part == "eye_cavity":
-        return np.stack([0.17 + 0.05 * share[:, 0], 0.01 + 0.05 * share[:, 1]], axis=-1)
-    if part == "mouth_cavity":
-        return np.stack([0.745 + 0.05 * share[:, 0], 0.01 + 0.10 * share[:, 1]], axis=-1)
-    return np.stack([0.215 + 0.05 * share[:, 0], 0.01 + 0.10 * share[:, 1]], axis=-1)
+    # The charts' own right halves lie at lower u.
+    outward = share[:, 0] if side > 0 else 1 - share[:, 0]
+    u = _HALVES[part] + 0.045 * outward
+    return np.stack([u if side > 0 else 1 - u, 0.01 + 0.11 * share[:, 1]], axis=-1)
 
 
-_MIDLINE: Final = 0.483
+_MIDLINE: Final = 0.483168
+_HALVES: Final = {"tongue": 0.66, "mouth_cavity": 0.715, "eye_cavity": 0.77}

@@ -169,7 +169,8 @@ class FaceLandmarker:
             unflipped = flipped[_MIRROR] * np.array([-1, 1, 1], np.float32) + np.array(
                 [self._mesh.size, 0, 0], np.float32
             )
-            points, presence = (points + unflipped) / 2, (presence + other) / 2
+            points = ((points + unflipped) / 2).astype(np.float32)
+            presence = (presence + other) / 2
         mesh = np.empty_like(points)
         mesh[:, :2] = points[:, :2] @ to_picture[:, :2].T + to_picture[:, 2]
         mesh[:, 2] = points[:, 2] * np.float32(side / self._mesh.size)

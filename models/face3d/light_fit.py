@@ -130,7 +130,7 @@ def _crowding(normals: FloatArray, weight: FloatArray) -> FloatArray:
         int
     )
     filled = np.bincount(cells, weights=weight, minlength=100)
-    return np.maximum(filled[cells] / max(filled.max(), 1e-9), 0.02)
+    return np.asarray(np.maximum(filled[cells] / max(filled.max(), 1e-9), 0.02))
 
 
 def _sphere_rows() -> FloatArray:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -104,7 +105,7 @@ def _background(rng: np.random.Generator) -> FloatArray:
     """(256, 256, 3) a smooth random gradient."""
     y, x = np.mgrid[:256, :256] / 255.0
     base, across, down = rng.uniform(0.15, 0.85, 3), rng.uniform(-0.3, 0.3, 3), rng.uniform(-0.3, 0.3, 3)
-    return np.clip(base + across * x[..., None] + down * y[..., None], 0, 1)
+    return np.asarray(np.clip(base + across * x[..., None] + down * y[..., None], 0, 1))
 
 
 def compare(estimator: FaceEstimator, known: KnownHead) -> TrialFigures | None:
@@ -151,8 +152,6 @@ def _true_gap(model: MorphableModel, parameters: FaceParameters) -> float:
 
 def _face_region(model: MorphableModel, parameters: FaceParameters) -> npt.NDArray[np.bool_]:
     """(256, 256) pixels within the outline of the mesh points."""
-    import cv2
-
     points = geometry(model, parameters).landmarks["mesh468"]
     region = np.zeros((256, 256), np.uint8)
     cv2.fillConvexPoly(region, cv2.convexHull(np.round(points).astype(np.int32)), 1)
@@ -165,7 +164,7 @@ def _yaw(parameters: FaceParameters) -> float:
 
 
 def _towards(light: Floats) -> FloatArray:
-    return np.asarray(light, np.float64)[1:4].mean(axis=1)
+    return np.asarray(np.asarray(light, np.float64)[1:4].mean(axis=1))
 
 
 def _angle(one: FloatArray, two: FloatArray) -> float:

@@ -26,7 +26,7 @@ class SmoothingSettings:
     frames_per_second: float = 25.0
     least_cutoff: float = 1.2
     """Hz at rest: lower is steadier."""
-    speed_factor: float = 0.6
+    speed_factor: float = 0.25
     """How much the cut-off rises with speed (units a second): higher lags less."""
     speed_cutoff: float = 1.0
     """Hz of the low-pass on speed itself."""

@@ -29,7 +29,7 @@ class TexelMap:
         corners = values[faces[np.maximum(self.face, 0)]]
         picture = np.einsum("hwkc,hwk->hwc", corners, self.barycentric)
         picture[self.face < 0] = 0
-        return picture.astype(np.float32)
+        return np.asarray(picture, dtype=np.float32)
 
 
 def texel_map(uvs: Floats, uv_faces: Ints, size: int) -> TexelMap:
@@ -43,7 +43,7 @@ def fill_holes(picture: Floats, weight: Floats) -> Floats:
     """Smooth fill: (H, W, C) where `weight` (H, W) is 0, from the nearest weighted texels (push-pull
     pyramid)."""
     pyramid = [(picture * weight[..., None], weight)]
-    while min(pyramid[-1][1].shape) > 1:
+    while max(pyramid[-1][1].shape) > 1:
         height, width = pyramid[-1][1].shape
         target = ((width + 1) // 2, (height + 1) // 2)
         colours, weights = (cv2.resize(level, target, interpolation=cv2.INTER_AREA) for level in pyramid[-1])
