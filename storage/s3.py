@@ -120,7 +120,9 @@ class S3Store:
         self._requests.call("delete_object", self._name(key), **self._where(key))
 
     def delete_prefix(self, prefix: str) -> int:
-        return self._delete({"Key": self._full(info.key)} for info in self.list(prefix))
+        deleted = self._delete({"Key": self._full(info.key)} for info in self.list(prefix))
+        self._drop_empty_folders(prefix)
+        return deleted
 
     def purge(self, prefix: str) -> int:
         versions = [
@@ -131,7 +133,9 @@ class S3Store:
         uploads = list(self._uploads(prefix))
         for upload in uploads:
             self._abort(upload)
-        return self._delete(versions) + len(uploads)
+        removed = self._delete(versions) + len(uploads)
+        self._drop_empty_folders(prefix)
+        return removed
 
     def child(self, prefix: str) -> "S3Store":
         return S3Store(self.bucket, self._full(check_prefix(prefix)).rstrip("/"), self.config)
@@ -218,6 +222,23 @@ class S3Store:
         return self._requests.pages(
             operation, self._name(prefix), Bucket=self.bucket, Prefix=self._full(prefix), **options
         )
+
+    def _drop_empty_folders(self, prefix: str) -> None:
+        """SeaweedFS goes on listing folders whose objects are gone; AWS has no folders, and nothing is deleted there."""
+        top = self._full(prefix)
+        if not top.endswith("/"):
+            return
+
+        def below(folder: str) -> Iterator[str]:
+            listing = {"Bucket": self.bucket, "Prefix": folder, "Delimiter": "/"}
+            for page in self._requests.pages("list_objects_v2", self.uri, **listing):
+                for item in page.get("CommonPrefixes", ()):
+                    if item["Prefix"].startswith(top):
+                        yield from below(item["Prefix"])
+                        yield item["Prefix"]
+
+        for folder in list(below(top.removesuffix("/"))):
+            self._requests.call("delete_object", self.uri, Bucket=self.bucket, Key=folder)
 
     def _uploads(self, prefix: str) -> Iterator[dict[str, Any]]:
         for page in self._pages("list_multipart_uploads", check_prefix(prefix)):

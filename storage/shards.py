@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from storage.disk import sync_file
-from storage.errors import BadKey, ObjectCorrupt, ShardCorrupt
+from storage.errors import BadKey, NotFound, ObjectCorrupt, ShardCorrupt
 from storage.interface import Store
 from storage.keys import check_key
 from storage.open_shard import open_local
@@ -145,6 +145,8 @@ def _write(store: Store, samples: Iterable[Sample], fields: Sequence[str], name_
 def _local_copy(store: Store, name: str) -> Iterator[Path]:
     path = store.local_path(name)
     if path is not None:
+        if not path.is_file():
+            raise NotFound(f"the shard {path} is missing")
         yield path
         return
     with store.staging() as folder:

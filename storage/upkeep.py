@@ -128,10 +128,11 @@ def _verify_generation(store: Store, place: str, names: set[str]) -> Iterator[Fi
         yield Finding(place, MANIFEST_COPY, "missing" if copied is None else "damaged", "repair rewrites it")
     keys_of: dict[str, set[str]] = {}
     for entry in manifest.shards:
-        finding, keys_of[entry.name] = _verify_shard(store, place, entry, manifest.fields)
+        finding, keys = _verify_shard(store, place, entry, manifest.fields)
         yield finding
-        if finding.verdict == "ok" and (index := _verify_index(store, place, entry)):
-            yield index
+        if finding.verdict == "ok":
+            keys_of[entry.name] = keys
+            yield from _verify_index(store, place, entry)
     yield from _verify_status(store, place, manifest, keys_of)
     expected = {entry.name for entry in manifest.shards}
     for name in sorted(name for name in names if name.endswith(".tar") and name not in expected):
@@ -154,16 +155,16 @@ def _verify_shard(store: Store, place: str, entry: ShardEntry, fields: tuple[str
     return Finding(place, entry.name, "ok", samples=entry.samples, bytes=entry.bytes), set(index.keys)
 
 
-def _verify_index(store: Store, place: str, entry: ShardEntry) -> Finding | None:
+def _verify_index(store: Store, place: str, entry: ShardEntry) -> Iterator[Finding]:
+    """Nothing when all is well: an index is part of its shard."""
     name = index_name(entry.name)
     try:
         if ShardIndex.from_json(store.read(name), entry.sha256) is None:
-            return Finding(place, name, "damaged", "readers ignore it and scan the shard; repair rewrites it")
+            yield Finding(place, name, "damaged", "readers ignore it and scan the shard; repair rewrites it")
     except NotFound:
-        return Finding(place, name, "missing", "readers scan the shard instead; repair rewrites it")
+        yield Finding(place, name, "missing", "readers scan the shard instead; repair rewrites it")
     except ObjectCorrupt as error:
-        return Finding(place, name, "damaged", str(error))
-    return None
+        yield Finding(place, name, "damaged", str(error))
 
 
 def _verify_status(store: Store, place: str, manifest: Manifest, keys_of: dict[str, set[str]]) -> Iterator[Finding]:
@@ -214,7 +215,7 @@ def _repair_shards(store: Store, place: str, manifest: Manifest, withdraw: bool)
         finding, _ = _verify_shard(store, place, entry, manifest.fields)
         if finding.verdict != "ok":
             broken.append(finding)
-        elif _verify_index(store, place, entry) is not None:
+        elif list(_verify_index(store, place, entry)):
             store.delete(index_name(entry.name))
             store.create(index_name(entry.name), describe_shard(store, entry.name)[1].to_json())
             yield Repair(place, index_name(entry.name), True, "rebuilt from its shard")

@@ -56,6 +56,7 @@ def test_a_taken_port_and_a_missing_program_are_one_sentence(tmp_path: Path, mon
         SeaweedServer(tmp_path).start()
 
 
+@pytest.mark.faults
 def test_the_server_dies_with_its_parent(tmp_path: Path) -> None:
     program = (
         "import sys, time; from storage.seaweed import SeaweedServer;"

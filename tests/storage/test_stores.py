@@ -3,6 +3,7 @@
 import itertools
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -201,8 +202,8 @@ def test_a_wrong_configuration_is_refused(wrong: dict[str, object]) -> None:
 
 
 def test_s3_lists_beyond_one_page_and_deletes_as_much(s3_store: S3Store) -> None:
-    for number in range(1005):
-        s3_store.create(f"many/{number:04d}", b"")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: s3_store.create(f"many/{number:04d}", b""), range(1005)))
     assert sum(1 for _ in s3_store.list("many/")) == 1005
     assert s3_store.delete_prefix("many/") == 1005
     assert list(s3_store.list()) == []
