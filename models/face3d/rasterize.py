@@ -23,7 +23,7 @@ class Fragments:
     """(H, W) triangle, −1 for background."""
     barycentric: NDArray[np.float32]
     """(H, W, 3) weights of its corners; 0 on background."""
-    depth: NDArray[np.float64]
+    depth: NDArray[np.float32]
     """(H, W) z in NDC units; infinity on background."""
 
 
@@ -34,7 +34,7 @@ class Canvas:
         self.fragments = Fragments(
             face=np.empty((height, width), np.int32),
             barycentric=np.empty((height, width, 3), np.float32),
-            depth=np.empty((height, width), np.float64),
+            depth=np.empty((height, width), np.float32),
         )
 
     def draw(self, vertices_ndc: NDArray[np.float32], faces: NDArray[np.int32]) -> Fragments:

@@ -125,18 +125,15 @@ def render_many(
         yield ConditionMaps(albedo=albedo, normal=normal, render=render, mask=seen.face >= 0)
 
 
-def _textures(model: MorphableModel, parameters: Sequence[FaceParameters]) -> list[Floats]:
-    """The UV albedo (H, W, 3) of each face: its picture, else its code, else the model's mean."""
+def _textures(model: MorphableModel, parameters: Sequence[FaceParameters]) -> list[Floats | NDArray[np.uint8]]:
+    """The UV albedo (H, W, 3) of each face: its picture in bytes, else its code or the model's mean in 0…1."""
     coded = [one for one in parameters if one.albedo is None]
     decoded: Iterator[Floats] = iter(())
     if coded:
         if model.texture is None:
             raise ValueError(f"parameters without an albedo picture, and the model {model.name!r} has no texture space")
         decoded = iter(model.texture.decode(np.stack([_code(model.texture.components, one) for one in coded])))
-    return [
-        next(decoded) if one.albedo is None else one.albedo.astype(np.float32) * np.float32(1 / 255)
-        for one in parameters
-    ]
+    return [next(decoded) if one.albedo is None else one.albedo for one in parameters]
 
 
 def _code(components: int, parameters: FaceParameters) -> Floats:

@@ -33,8 +33,8 @@ def _edge(x: Doubles, y: Doubles, a: int, b: int) -> tuple[float, float, float, 
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def scan(vertices: Floats, faces: Ints, face_HW: Ints, depth_HW: Doubles) -> None:
-    """Fills ``face_HW`` (−1 where nothing) and ``depth_HW`` from (V, 3) NDC and (F, 3); float64 inside."""
+def scan(vertices: Floats, faces: Ints, face_HW: Ints, depth_HW: Floats) -> None:
+    """Fills ``face_HW`` (−1 where nothing) and ``depth_HW`` from (V, 3) NDC and (F, 3); geometry in float64."""
     height, width = face_HW.shape
     count = vertices.shape[0]
     x, y = np.empty(count), np.empty(count)
@@ -76,7 +76,7 @@ def scan(vertices: Floats, faces: Ints, face_HW: Ints, depth_HW: Doubles) -> Non
                 continue
             z_row = z_origin + dz_dy * row
             for column in range(int(start), int(stop) + 1):
-                z = z_row + dz_dx * column
+                z = np.float32(z_row + dz_dx * column)
                 if z < depth_HW[row, column]:
                     depth_HW[row, column] = z
                     face_HW[row, column] = f

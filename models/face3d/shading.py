@@ -10,12 +10,13 @@ from models.face3d.lighting import SH_CONSTANTS
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
+Pixels = NDArray[np.uint8]
 
 ONE = np.float32(1.0)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _sample(picture_HW3: Floats, u: np.float32, v: np.float32) -> tuple[np.float32, np.float32, np.float32]:
+def _sample(picture_HW3: Floats | Pixels, u: np.float32, v: np.float32) -> tuple[np.float32, np.float32, np.float32]:
     """Bilinear sample at (u, v), v up; the outside is zero, so outermost texels fade (grid_sample's default)."""
     height, width = picture_HW3.shape[0], picture_HW3.shape[1]
     x = u * np.float32(width) - np.float32(0.5)
@@ -60,20 +61,21 @@ def shade_pixels(
     faces: Ints,
     normals: Floats,
     corner_uvs: Floats,
-    texture_HW3: Floats,
+    texture_HW3: Floats | Pixels,
     light: Floats,
     detail_HW3: Floats,
     albedo_HW3: Floats,
     normal_HW3: Floats,
     render_HW3: Floats,
 ) -> None:
-    """Fills the three maps (0 on background) from fragments, vertex normals (V, 3) and a UV albedo picture.
+    """Fills the three maps (0 on background) from fragments, vertex normals (V, 3), a UV albedo picture (0…1 or bytes).
 
     ``light`` comes from :func:`weighted_light`. ``detail_HW3`` is a UV picture of world normals, which then
     take the place of the vertex normals, or has no rows. Normals are interpolated, not renormalised; nothing
     is clamped.
     """
     height, width = face_HW.shape
+    scale = np.float32(1 / 255) if texture_HW3.itemsize == 1 else ONE
     for i in range(height):
         for j in range(width):
             f = face_HW[i, j]
@@ -92,6 +94,7 @@ def shade_pixels(
                 y = p * normals[a, 1] + q * normals[b, 1] + r * normals[c, 1]
                 z = p * normals[a, 2] + q * normals[b, 2] + r * normals[c, 2]
             red, green, blue = _sample(texture_HW3, u, v)
+            red, green, blue = scale * red, scale * green, scale * blue
             normal_HW3[i, j, 0], normal_HW3[i, j, 1], normal_HW3[i, j, 2] = x, y, z
             albedo_HW3[i, j, 0], albedo_HW3[i, j, 1], albedo_HW3[i, j, 2] = red, green, blue
             render_HW3[i, j, 0] = red * _shade(light, 0, x, y, z)

@@ -17,7 +17,7 @@ from models.face3d.rasterize import rasterize
 
 Backend = Literal["numba", "torch", "pytorch3d"]
 
-_CANDIDATES = 1 << 22  # triangle-pixel pairs tested at once: about 0.5 GiB of temporaries
+_CANDIDATES = 1 << 23  # triangle-pixel pairs at once: under 0.5 GiB of temporaries
 _SMALLEST_AREA = 1e-12  # as in models/face3d/scanline.py
 _NEAR = 10.0  # added to z for pytorch3d, which drops what is behind z = 0
 
@@ -71,52 +71,72 @@ def interpolate_attributes(values: Tensor, faces: Tensor, seen: Tensor, barycent
 
 
 def _z_buffer(vertices_ndc: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
-    """Tests every triangle at every pixel of its bounding box, then keeps the nearest, in float64."""
-    batch, device = len(vertices_ndc), vertices_ndc.device
+    """The scanline of models/face3d/scanline.py for all triangles at once: rows, then pixels, then the nearest of each."""
+    batch, count, device = len(vertices_ndc), len(faces), vertices_ndc.device
     size = torch.tensor([width, height], dtype=torch.float64, device=device)
-    screen = vertices_ndc.double()
-    corners = ((screen[..., :2] + 1) * size - 1)[:, faces].flatten(0, 1) / 2  # pixel (i, j) centred at (j, i)
-    depths = screen[..., 2][:, faces].flatten(0, 1)
-    low = corners.amin(1).ceil().clamp(min=0)
-    high = torch.minimum(corners.amax(1).floor(), size - 1)
-    extent = (high - low + 1).clamp(min=0).long()
-    counts = extent[:, 0] * extent[:, 1] * (_twice_area(corners).abs() > _SMALLEST_AREA)
+    screen = ((vertices_ndc[..., :2].double() + 1) * size - 1) / 2  # pixel (i, j) centred at (j, i)
+    corners, depths = screen[:, faces].flatten(0, 1), vertices_ndc[..., 2].double()[:, faces].flatten(0, 1)
+    low, high = corners.amin(1).ceil().clamp(min=0), torch.minimum(corners.amax(1).floor(), size - 1)
+    side = corners[:, 1:] - corners[:, :1]
+    area = side[:, 0, 0] * side[:, 1, 1] - side[:, 1, 0] * side[:, 0, 1]
+    shown = (low <= high).all(1) & (area.abs() > _SMALLEST_AREA)
+    z = depths[:, 1:] - depths[:, :1]
+    dz_dx = (z[:, 0] * side[:, 1, 1] - z[:, 1] * side[:, 0, 1]) / area
+    dz_dy = (z[:, 1] * side[:, 0, 0] - z[:, 0] * side[:, 1, 0]) / area
+    plane = torch.stack([depths[:, 0] - dz_dx * corners[:, 0, 0] - dz_dy * corners[:, 0, 1], dz_dx, dz_dy])
+    edges = torch.stack([_edge(screen, faces, pair) for pair in ((0, 1), (1, 2), (2, 0))])
+
     nearest = torch.full((batch * height * width,), torch.inf, dtype=torch.float64, device=device)
     hits: list[tuple[Tensor, Tensor, Tensor]] = []
-    groups = counts.cumsum(0) // _CANDIDATES
-    for chunk in torch.split(torch.arange(len(counts), device=device), torch.unique_consecutive(
-        groups, return_counts=True
-    )[1].tolist()):  # fmt: skip
-        triangle = torch.repeat_interleave(chunk, counts[chunk])
-        starts = counts[chunk].cumsum(0) - counts[chunk]
-        step = torch.arange(len(triangle), device=device) - torch.repeat_interleave(starts, counts[chunk])
-        column = low[triangle, 0] + step % extent[triangle, 0]
-        row = low[triangle, 1] + step // extent[triangle, 0]
-        weights = _weights(corners[triangle], column, row)
-        inside = (weights >= 0).all(1)
-        triangle = triangle[inside]
-        depth = (weights[inside] * depths[triangle]).sum(1)
-        pixel = (triangle // len(faces)) * (height * width) + (row[inside] * width + column[inside]).long()
+    for triangles in _chunks(shown.nonzero()[:, 0], low, high):
+        triangle, row = _expand(triangles, low[triangles, 1], high[triangles, 1])
+        start, stop = _span(edges[:, :, triangle], row, width)
+        segment, column = _expand(torch.arange(len(triangle), device=device), start, stop)
+        triangle, row = triangle[segment], row[segment]
+        depth = plane[0, triangle] + plane[1, triangle] * column + plane[2, triangle] * row
+        pixel = (triangle // count) * (height * width) + (row * width + column).long()
         nearest.scatter_reduce_(0, pixel, depth, "amin")
-        hits.append((pixel, depth, triangle % len(faces)))
-    seen = torch.full_like(nearest, len(faces), dtype=torch.int64)
+        hits.append((pixel, depth, triangle % count))
+    seen = torch.full_like(nearest, count, dtype=torch.int64)
     for pixel, depth, triangle in hits:
         first = depth == nearest[pixel]
         seen.scatter_reduce_(0, pixel[first], triangle[first], "amin")
-    return torch.where(seen == len(faces), -1, seen).view(batch, height, width)
+    return torch.where(seen == count, -1, seen).view(batch, height, width)
 
 
-def _twice_area(corners: Tensor) -> Tensor:
-    u, v = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    return u[:, 0] * v[:, 1] - v[:, 0] * u[:, 1]
+def _edge(screen: Tensor, faces: Tensor, pair: tuple[int, int]) -> Tensor:
+    """(5, B·F): start x, y, slope dx/dy and extent in y of one edge of every triangle, from lower to higher vertex index."""
+    ends = faces[:, pair]
+    first, last = (screen[:, index].flatten(0, 1) for index in (ends.amin(1), ends.amax(1)))
+    slope = (last[:, 0] - first[:, 0]) / (last[:, 1] - first[:, 1])
+    flat = last[:, 1] == first[:, 1]  # crosses no row
+    low = torch.minimum(first[:, 1], last[:, 1]).masked_fill(flat, torch.inf)
+    return torch.stack([first[:, 0], first[:, 1], slope, low, torch.maximum(first[:, 1], last[:, 1])])
 
 
-def _weights(corners: Tensor, column: Tensor, row: Tensor) -> Tensor:
-    """(N, 3, 2) corners and N points → (N, 3) barycentric weights, each from its own edge."""
-    offset = corners - torch.stack([column, row], dim=1)[:, None]
-    x, y = offset.unbind(-1)
-    edges = [x[:, i] * y[:, j] - x[:, j] * y[:, i] for i, j in ((1, 2), (2, 0), (0, 1))]
-    return torch.stack(edges, dim=1) / _twice_area(corners)[:, None]
+def _span(edges: Tensor, row: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """First and last pixel between the crossings of a row with the three edges (3, 5, N)."""
+    x, y, slope, low, high = edges.unbind(1)
+    crossing = x + (row - y) * slope
+    crosses = (low <= row) & (row <= high)
+    left = crossing.masked_fill(~crosses, torch.inf).amin(0).ceil().clamp(min=0)
+    right = crossing.masked_fill(~crosses, -torch.inf).amax(0).floor().clamp(max=width - 1)
+    return left, right
+
+
+def _expand(items: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Repeats each item for every whole number from first to last → items, numbers (float64)."""
+    counts = (last - first + 1).clamp(min=0, max=2**31).long()
+    starts = counts.cumsum(0) - counts
+    steps = torch.arange(int(counts.sum()), device=items.device) - torch.repeat_interleave(starts, counts)
+    return torch.repeat_interleave(items, counts), torch.repeat_interleave(first, counts) + steps
+
+
+def _chunks(triangles: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
+    """Triangles in groups whose bounding boxes have about ``_CANDIDATES`` pixels."""
+    pixels = (high[triangles] - low[triangles] + 1).prod(1)
+    _, sizes = torch.unique_consecutive(pixels.cumsum(0) // _CANDIDATES, return_counts=True)
+    return torch.split(triangles, sizes.tolist())
 
 
 def _pytorch3d(vertices_ndc: Tensor, faces: Tensor, height: int, width: int) -> Tensor:

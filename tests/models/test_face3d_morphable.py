@@ -85,6 +85,21 @@ def test_both_paths_pose_the_same_vertices(with_correctives):
     np.testing.assert_allclose(pose_vertices(model, faces) - shift, expected.vertices.numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_device_and_float_type(device, dtype):
+    if not torch.cuda.is_available() and device == "cuda":
+        pytest.skip("no GPU")
+    model = small_model()
+    shape, expression, pose = (code.to(device) for code in random_codes(model, 2, dtype))
+    posed = lbs(model.tensors(device, dtype), shape, expression, model.joint_rotations(pose, expression))
+    assert posed.vertices.dtype == dtype
+    assert posed.vertices.device.type == device
+    exact = [code.double().cpu() for code in (shape, expression, pose)]
+    expected = lbs(model.tensors(dtype=torch.float64), *exact[:2], model.joint_rotations(exact[2], exact[1]))
+    torch.testing.assert_close(posed.vertices.double().cpu(), expected.vertices, rtol=0, atol=1e-6)
+
+
 def test_rest_pose_is_the_template():
     model = small_model()
     (vertices,) = pose_vertices(model, [FaceParameters.neutral("small", shape=4, expression=3)])
