@@ -25,9 +25,10 @@ _ODD_SHADOW: Final = 0.90
 _EVEN_SHADOW: Final = 0.55
 _BROAD: Final = 0.075
 """Gaussian sigma of "broad", as a share of the texture's side."""
+_GRAY: Final = np.full(3, 1 / 3, np.float32)
 _MIDDLE_SHADOW: Final = 0.45
 _MIDDLE: Final = 0.02
-_PLAIN_SKIN: Final = np.array([0.72, 0.53, 0.44])
+_PLAIN_SKIN: Final = np.array([0.72, 0.53, 0.44], np.float32)
 """The skin colour that the mean texture is painted with."""
 
 
@@ -98,7 +99,8 @@ class AlbedoBaker:
         self._skin = self._texels.gather(model.faces, skin)[..., 0] > 0.5
         bare = self._texels.gather(model.faces, head.skin_share[:, None])[..., 0]
         self._bare = np.clip(bare * 1.2, 0.0, 1.0)
-        self._scalp = self._texels.gather(model.faces, _scalp(model.template)[:, None])[..., 0]
+        self._scalp = _shrink(self._texels.gather(model.faces, _scalp(model.template)[:, None])[..., 0], 2)
+        self._bare_small = _shrink(self._bare, 2)
         self._nearest = _nearest_on_surface(self._texels.face >= 0)
 
     def bake(
@@ -135,22 +137,24 @@ class AlbedoBaker:
 
     def _plain(self, found: SkinLight) -> Floats:
         """The plain complexion in this tone."""
-        tone = np.where(self._skin[..., None], found.tone, _PLAIN_SKIN)
+        tone = np.where(self._skin[..., None], found.tone.astype(np.float32), _PLAIN_SKIN)
         return np.asarray(np.clip(self._pattern * tone, 0.012, 1.0), dtype=np.float32)
 
     def _without_shadow(self, ratio: Floats, seen: Floats) -> Floats:
         """Take out broad deviations on skin, most of what is one-sided, some of what is even; then some of the
         brightness that still varies smoothly over bare skin, where shading errors are likelier than paint."""
         skin = seen * self._skin
-        support = _blur(skin, _BROAD * self.size)
-        broad = _blur(ratio * skin[..., None], _BROAD * self.size) / np.maximum(support, 1e-3)[..., None]
+        sigma = _BROAD * self.size / 4
+        support = _soften(_shrink(skin, 4), sigma)
+        broad = _soften(_shrink(ratio * skin[..., None], 4), sigma) / np.maximum(support, 1e-3)[..., None]
         both = (np.minimum(support, support[:, ::-1]) > 0.05)[..., None]
         even = np.where(both, (broad + broad[:, ::-1]) / 2, broad)
-        out = ratio - self._skin[..., None] * (_ODD_SHADOW * (broad - even) + _EVEN_SHADOW * even)
-        bare = seen * self._bare
-        gray = out.mean(axis=2)
-        smooth = _blur(gray * bare, _MIDDLE * self.size) / np.maximum(_blur(bare, _MIDDLE * self.size), 1e-2)
-        out -= (_MIDDLE_SHADOW * bare * smooth)[..., None]
+        shadow = _ODD_SHADOW * (broad - even) + _EVEN_SHADOW * even
+        out = ratio - self._skin[..., None] * _grow(shadow, self.size)
+        bare, sigma = seen * self._bare, _MIDDLE * self.size / 4
+        lit = _soften(_shrink((out @ _GRAY) * bare, 4), sigma)
+        smooth = lit / np.maximum(_soften(_shrink(bare, 4), sigma), 1e-2)
+        out -= (_MIDDLE_SHADOW * bare * _grow(smooth, self.size))[..., None]
         return np.asarray(out, dtype=np.float32)
 
     def _complete(self, ratio: Floats, seen: Floats) -> Floats:
@@ -160,17 +164,22 @@ class AlbedoBaker:
         total = (seen + other) * self._skin
         mixed = ratio * seen[..., None] + ratio[:, ::-1] * other[..., None]
         known = mixed / np.maximum(seen + other, 1e-6)[..., None]
-        scalp = self._scalp
-        bare = total * self._bare
-        mean = (known * bare[..., None]).sum(axis=(0, 1)) / max(float(bare.sum()), 1e-6)
-        near = np.clip(_blur(total * (1 - scalp), 0.04 * self.size) * 4, 0, 1)[..., None]
-        face = fill_holes(known.astype(np.float32), total * (1 - scalp))
-        face = face * near + mean * (1 - near)
-        hair = fill_holes(known.astype(np.float32), total * scalp) if (total * scalp).sum() > 20 else face
-        filled = hair * scalp[..., None] + face * (1 - scalp[..., None])
+        filled = _grow(self._around(known * total[..., None], total), self.size)
         share = np.clip(total * 2.5, 0, 1)[..., None]
         skin = known * share + filled * (1 - share)
         return np.where(self._skin[..., None], skin, ratio * seen[..., None]).astype(np.float32)
+
+    def _around(self, weighted: Floats, total: Floats) -> Floats:
+        """A guess for every texel at half the size, from colours times weights (H, W, 3) and weights (H, W)."""
+        total = _shrink(total, 2)
+        known = _shrink(weighted, 2) / np.maximum(total, 1e-6)[..., None]
+        scalp, bare = self._scalp, total * self._bare_small
+        mean = (known * bare[..., None]).sum(axis=(0, 1)) / max(float(bare.sum()), 1e-6)
+        near = np.clip(_soften(total * (1 - scalp), 0.02 * self.size) * 4, 0, 1)[..., None]
+        face = fill_holes(known, total * (1 - scalp))
+        face = face * near + mean * (1 - near)
+        hair = fill_holes(known, total * scalp) if (total * scalp).sum() > 5 else face
+        return np.asarray(hair * scalp[..., None] + face * (1 - scalp[..., None]), dtype=np.float32)
 
 
 def _scalp(template: Floats) -> Floats:
@@ -188,9 +197,17 @@ def _nearest_on_surface(surface: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]
     return np.asarray(rows * surface.shape[1] + columns, dtype=np.int64)
 
 
-def _blur(picture: Floats, sigma: float) -> Floats:
-    """Gaussian blur of a broad sigma, at a quarter of the size."""
+def _shrink(picture: Floats, divisor: int) -> Floats:
+    """Area average by a whole number."""
     height, width = picture.shape[:2]
-    small = cv2.resize(picture, (width // 4, height // 4), interpolation=cv2.INTER_AREA)
-    small = cv2.GaussianBlur(small, (0, 0), sigma / 4, borderType=cv2.BORDER_REPLICATE)
-    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
+    target = (width // divisor, height // divisor)
+    return np.asarray(cv2.resize(picture, target, interpolation=cv2.INTER_AREA), dtype=np.float32)
+
+
+def _soften(picture: Floats, sigma: float) -> Floats:
+    return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE), dtype=np.float32)
+
+
+def _grow(picture: npt.NDArray[np.floating], size: int) -> Floats:
+    grown = cv2.resize(picture.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(grown, dtype=np.float32)

@@ -139,10 +139,7 @@ def align_ffhq(image: UInt8Array, landmarks68: FloatArray, size: int = 256, *, o
     left, top, right, bottom = geometry.crop
     if right - left < 2 or bottom - top < 2:
         raise ValueError(f"the face square {geometry.quad0.round().tolist()} lies outside the picture")
-    picture = Image.fromarray(image)
-    if geometry.shrink > 1:
-        picture = picture.resize(geometry.size_after_shrink, Image.Resampling.LANCZOS)
-    pixels = np.asarray(picture)[top:bottom, left:right]
+    pixels = _shrunk_region(image, geometry) if geometry.shrink > 1 else image[top:bottom, left:right]
     if geometry.padded:
         pixels = _reflect(pixels, geometry.pad, geometry.qsize * 0.02)
     fine = size * oversampling
@@ -159,6 +156,21 @@ def align_ffhq(image: UInt8Array, landmarks68: FloatArray, size: int = 256, *, o
         quad=geometry.quad0,
         to_aligned=_square_map(geometry.quad0 + 0.5, size),
     )
+
+
+def _shrunk_region(image: UInt8Array, geometry: FfhqGeometry) -> UInt8Array:
+    """The crop of the shrunk picture, without shrinking the rest: a strip of 4 output pixels feeds the filter."""
+    left, top, right, bottom = geometry.crop
+    width, height = geometry.size_after_shrink
+    across, down = image.shape[1] / width, image.shape[0] / height
+    outer = (max(left - 4, 0), max(top - 4, 0), min(right + 4, width), min(bottom + 4, height))
+    box = (outer[0] * across, outer[1] * down, outer[2] * across, outer[3] * down)
+    size = (outer[2] - outer[0], outer[3] - outer[1])
+    cut = (int(box[0]), int(box[1]), int(np.ceil(box[2])), int(np.ceil(box[3])))
+    region = Image.fromarray(image[cut[1] : cut[3], cut[0] : cut[2]])
+    inner = (box[0] - cut[0], box[1] - cut[1], box[2] - cut[0], box[3] - cut[1])
+    shrunk = np.asarray(region.resize(size, Image.Resampling.LANCZOS, box=inner))
+    return shrunk[top - outer[1] : bottom - outer[1], left - outer[0] : right - outer[0]]
 
 
 def _square_map(quad: FloatArray, size: int) -> FloatArray:

@@ -169,8 +169,8 @@ class OpenEstimator:
     def _light(
         self, picture: Floats, normals: Floats, triangle: npt.NDArray[np.int32], barycentric: Floats
     ) -> SkinLight:
-        """Light and tone from every second skin pixel in both directions."""
-        triangle, barycentric, picture = triangle[::2, ::2], barycentric[::2, ::2], picture[::2, ::2]
+        """Light and tone from every third skin pixel in both directions."""
+        triangle, barycentric, picture = triangle[1::3, 1::3], barycentric[1::3, 1::3], picture[1::3, 1::3]
         covered = triangle >= 0
         corners = self.model.faces[triangle[covered]]
         weights = barycentric[covered]

@@ -142,11 +142,9 @@ class FaceLandmarker:
             mesh, presence = self._run_mesh(pyramid, centre, side, _angle(points[2], points[3]))
             if presence < _PRESENCE_SCORE:
                 return None
-        for last in (False, True):
-            low, high = mesh[:, :2].min(axis=0), mesh[:, :2].max(axis=0)
-            side = float((high - low).max()) * 1.5
-            angle = _angle(mesh[33], mesh[263])
-            mesh, presence = self._run_mesh(pyramid, (low + high) / 2, side, angle, both=last)
+        low, high = mesh[:, :2].min(axis=0), mesh[:, :2].max(axis=0)
+        side, angle = float((high - low).max()) * 1.5, _angle(mesh[33], mesh[263])
+        mesh, presence = self._run_mesh(pyramid, (low + high) / 2, side, angle, both=True)
         if presence < _PRESENCE_SCORE:
             return None
         mesh, iris = self._run_iris(pyramid, mesh)

@@ -30,8 +30,8 @@ _LIGHT_COLOUR: Final = 0.12
 # Ridge weights relative to the number of pixels: bands 0, 1, 2.
 _RIDGE: Final = np.repeat([0.0, 0.002, 0.012], [1, 3, 5])
 _COLOUR_RIDGE: Final = 0.05
-_ROUNDS: Final = 6
-_LEAST_PIXELS: Final = 150
+_ROUNDS: Final = 5
+_LEAST_PIXELS: Final = 60
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -68,7 +68,7 @@ def fit_light(colours: FloatArray, normals: FloatArray, pattern: FloatArray, tru
         pattern: (N,) brightness of the skin's own pattern relative to bare skin, 1 on bare skin.
         trust: (N,) in [0, 1], 1 on bare skin.
 
-    With fewer than 150 trusted pixels the light is flat and of the exposure the mean colour tells.
+    With fewer than 60 trusted pixels the light is flat and of the exposure the mean colour tells.
     """
     usable = trust * ((colours.max(axis=1) < 0.985) & (colours.min(axis=1) > 0.01))
     if usable.sum() < _LEAST_PIXELS:

@@ -39,10 +39,11 @@ def texel_map(uvs: Floats, uv_faces: Ints, size: int) -> TexelMap:
     return TexelMap(face=seen.face, barycentric=seen.barycentric)
 
 
-def fill_holes(picture: Floats, weight: Floats) -> Floats:
+def fill_holes(picture: npt.NDArray[np.floating], weight: npt.NDArray[np.floating]) -> Floats:
     """Smooth fill: (H, W, C) where `weight` (H, W) is 0, from the nearest weighted texels (push-pull
     pyramid)."""
-    pyramid = [(picture * weight[..., None], weight)]
+    weight = weight.astype(np.float32)
+    pyramid = [(picture.astype(np.float32) * weight[..., None], weight)]
     while max(pyramid[-1][1].shape) > 1:
         height, width = pyramid[-1][1].shape
         target = ((width + 1) // 2, (height + 1) // 2)
