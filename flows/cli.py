@@ -5,18 +5,23 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from flows.cli_upkeep import assets_app, storage_app
+
 app = typer.Typer(
     name="instaface", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="From one photograph of a person, photographs of the same person in another pose, expression or light.",
 )  # fmt: skip
+app.add_typer(storage_app, name="storage")
+app.add_typer(assets_app, name="assets")
 console = Console(stderr=True, highlight=False)
 
+PresetChoice = Literal["tiny", "debug", "open", "paper"]
 FLOWS = ("preprocess-ffhq", "train-stage1", "finetune-identity", "edit-identity", "evaluate")
 
 
@@ -25,7 +30,9 @@ def demo(
     photos: Annotated[str, typer.Option(help="Folder of photographs, or embedded:portrait")] = "embedded:portrait",
     store: Annotated[str, typer.Option(help="s3: an embedded S3 server; file: a folder; or a URI of your own")] = "s3",
     out: Annotated[Path, typer.Option(help="Folder of the report")] = Path(".instaface/demo"),
-    preset: Annotated[str, typer.Option(help="tiny, or debug for a handful of steps")] = "tiny",
+    preset: Annotated[
+        Literal["tiny", "debug", "open", "paper"], typer.Option(help="tiny, or debug for a handful of steps")
+    ] = "tiny",
     s3_port: Annotated[int | None, typer.Option(help="Port of the embedded S3 server; a free one by default")] = None,
 ) -> None:
     """Run the whole DAG on this machine and write a page of pictures."""

@@ -38,7 +38,7 @@ ImageUri = Annotated[
 IdentityId = Annotated[
     str | None,
     Field(
-        description="Name of the identity, letters, digits, - and _; derived from the photograph by default",
-        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        description="Name of the identity, lower-case letters, digits and dashes; derived from the photograph by default",
+        pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
     ),
 ]

@@ -7,10 +7,12 @@ assets/arcface/w600k_r50.onnx        insightface, non-commercial
 assets/face3d/                       converted DECA and FLAME files, non-commercial
 """
 
+import hashlib
 import os
 from pathlib import Path
 
 VARIABLE = "INSTAFACE_ASSETS"
+_CHUNK = 1 << 22
 
 
 class AssetMissing(ValueError):
@@ -30,3 +32,19 @@ def asset(name: str, what: str) -> Path:
             f"{VARIABLE} at the folder that holds it, or use preset=tiny, which needs none"
         )
     return path
+
+
+def weights_digest(*places: Path) -> str:
+    """Digest of weight files (folders: every file in them, by relative name), without loading a model.
+
+    It enters the digest of a stage, so that exchanged weights are noticed even where their place stays the same.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for place in places:
+        files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+        for path in files:
+            digest.update(str(path.relative_to(place.parent)).encode())
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+    return digest.hexdigest()

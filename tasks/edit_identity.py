@@ -19,6 +19,7 @@ from models.face3d.maps import ConditionMaps
 from models.face3d.parameters import FaceParameters
 from models.images import decode_png, encode_png
 from storage.canonical import digest_of, sha256_of
+from storage.records import Record, commit_record, committed, only_record, read_record
 from storage.stores import Store, open_store
 from tasks.array_bytes import from_npy, from_safetensors
 from tasks.encode import load_codec, map_latents
@@ -29,7 +30,6 @@ from tasks.pictures import contact_sheet, to_pixels
 from tasks.preset import Preset
 from tasks.progress import StageProgress
 from tasks.ray_pool import run_remote
-from tasks.records import Record, commit_record, committed, only_record, read_record
 from tasks.shard import Aligner
 from tasks.train_state import load_networks
 

@@ -7,6 +7,7 @@ are stored, not one draw of it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,19 +18,20 @@ from prefect import task
 from models.diffusion.config import MAPS
 from models.diffusion.fusion import as_batch, fuse
 from models.encoders.codec import LatentCodec, load_kl_codec
-from models.encoders.face_recognition import ArcFaceEncoder, DlibEncoder, FaceEncoder
+from models.encoders.face_recognition import ArcFaceEncoder, DlibEncoder, FaceEncoder, dlib_weights
 from models.encoders.patch_codec import PatchCosineCodec
-from models.encoders.semantic import EfficientNetEncoder, SemanticEncoder, load_clip_encoder
+from models.encoders.semantic import EfficientNetEncoder, SemanticEncoder, efficientnet_weights, load_clip_encoder
 from models.face3d.landmarks import five_points
 from models.face3d.maps import ConditionMaps
 from models.images import decode_png
 from storage.canonical import digest_of, sha256_of
 from storage.shards import stream_shard
 from storage.stores import Store, open_store
+from storage.units import Unit
 from tasks.array_bytes import from_npy, npy_bytes
-from tasks.assets import asset
+from tasks.assets import asset, weights_digest
 from tasks.extract import ShardUnit
-from tasks.generation import EarlierRows, Generation, Plan, Row, UnitResult, build_generation, write_unit
+from tasks.generation import EarlierRows, Generation, Plan, Row, build_generation, write_unit
 
 FIELDS = ("moments.npy", "conditions.npy", "face.npy", "semantic.npy")
 _READ = ("albedo.png", "normal.png", "render.png", "mask.png", "landmarks.npy")
@@ -58,26 +60,38 @@ class EncodeConfig:
                 raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
 
 
+def codec_weights() -> Path:
+    return asset("sd-vae-ft-mse", "the autoencoder sd-vae-ft-mse")
+
+
+def semantic_weights(name: str) -> Path:
+    embedded = name == "efficientnet-lite0"
+    return efficientnet_weights() if embedded else asset("clip-vit-large-patch14", "CLIP ViT-L/14")
+
+
+def face_weights(name: str) -> Path:
+    embedded = name == "dlib"
+    return dlib_weights() if embedded else asset("arcface/w600k_r50.onnx", "insightface's ArcFace model w600k_r50.onnx")
+
+
 def load_codec(name: str) -> LatentCodec:
-    return (
-        PatchCosineCodec()
-        if name == "patch-cosine"
-        else load_kl_codec(asset("sd-vae-ft-mse", "the autoencoder sd-vae-ft-mse"))
-    )
+    return PatchCosineCodec() if name == "patch-cosine" else load_kl_codec(codec_weights())
 
 
 def load_semantic(name: str) -> SemanticEncoder:
-    if name == "efficientnet-lite0":
-        return EfficientNetEncoder()
-    return load_clip_encoder(asset("clip-vit-large-patch14", "CLIP ViT-L/14"))
+    place = semantic_weights(name)
+    return EfficientNetEncoder(place) if name == "efficientnet-lite0" else load_clip_encoder(place)
 
 
 def load_face(name: str) -> FaceEncoder:
-    if name == "dlib":
-        return DlibEncoder()
-    return ArcFaceEncoder(
-        asset("arcface/w600k_r50.onnx", "the ArcFace model w600k_r50.onnx of insightface's buffalo_l")
-    )
+    place = face_weights(name)
+    return DlibEncoder(place) if name == "dlib" else ArcFaceEncoder(place)
+
+
+def encoders_digest(config: EncodeConfig) -> str:
+    """Digest of every frozen weight that the features depend on, without loading a model."""
+    codec = PatchCosineCodec().digest if config.codec == "patch-cosine" else weights_digest(codec_weights())
+    return digest_of([codec, weights_digest(semantic_weights(config.semantic), face_weights(config.face))])
 
 
 class Featurizer:
@@ -123,7 +137,7 @@ class EncodeWorker:
         self.config_digest = digest_of([VERSION, config, self.featurizer.digest])
         self.earlier = EarlierRows(earlier, FIELDS)
 
-    def process(self, unit: ShardUnit) -> UnitResult:
+    def process(self, unit: ShardUnit) -> Unit:
         samples = dict(stream_shard(self.maps, unit.entry, list(_READ)))
         rows = [
             Row(
@@ -165,7 +179,7 @@ def encode(config: EncodeConfig, images: Generation, maps: Generation, root: Sto
     plan = Plan(
         stage="features",
         fields=FIELDS,
-        config_digest=digest_of([VERSION, config]),
+        config_digest=digest_of([VERSION, config, encoders_digest(config)]),
         inputs={"images": images.manifest.digest, "maps": maps.manifest.digest},
         bad_share_limit=config.bad_share_limit,
         total=sum(entry.samples for entry in maps.manifest.shards),

@@ -20,6 +20,7 @@ from models.face3d.parameters import FaceParameters
 from models.face3d.rotations import axis_angle_matrix
 from models.images import decode_png
 from storage.canonical import digest_of
+from storage.records import RECORD, Record, commit_record, committed, read_record
 from storage.stores import Store, open_store
 from tasks.edit_config import EvaluateConfig
 from tasks.edit_identity import find_identity
@@ -28,7 +29,6 @@ from tasks.generation import RowFailed
 from tasks.preset import Preset
 from tasks.progress import StageProgress
 from tasks.ray_pool import run_remote
-from tasks.records import Record, commit_record, committed, read_record
 
 VERSION = "1"
 MEANINGS = {
@@ -173,7 +173,7 @@ def evaluate_task(preset: Preset, identity_id: str | None, edits_uri: str | None
 
 def _only_edits(root: Store, identity: str) -> str:
     """The edits of an identity. Raises ValueError where there are none, or several to choose from."""
-    names = [i.key.split("/")[0] for i in root.child("edits").list() if i.key.endswith("/manifest.json")]
+    names = [i.key.split("/")[0] for i in root.child("edits").list() if i.key.endswith(f"/{RECORD}")]
     found = [
         uri
         for uri in (root.child(f"edits/{name}").uri for name in names)

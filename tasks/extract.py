@@ -2,26 +2,31 @@
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from prefect import task
 
+from models.face3d.deca_estimator import DecaEstimator
 from models.face3d.estimator import FaceEstimator, NoFace, load_estimator
+from models.face3d.face_networks import MEDIAPIPE_VERSION
+from models.face3d.landmarks import FaceLandmarker
+from models.face3d.open_head import DATA_FILE
 from models.images import decode_png, encode_png
 from storage.canonical import digest_of, sha256_of
 from storage.shards import ShardEntry, stream_shard
 from storage.stores import Store, open_store
+from storage.units import Unit
 from tasks.array_bytes import npy_bytes
-from tasks.assets import asset
+from tasks.assets import asset, weights_digest
 from tasks.generation import (
     EarlierRows,
     Generation,
     Plan,
     Row,
     RowFailed,
-    UnitResult,
     build_generation,
     write_unit,
 )
@@ -60,9 +65,18 @@ def load_face_estimator(name: str) -> FaceEstimator:
     """
     if name == "open":
         return load_estimator("open")
-    from models.face3d.deca_estimator import load_deca_estimator
+    return DecaEstimator(_deca_assets(), FaceLandmarker())
 
-    return load_deca_estimator(asset("face3d", "the converted DECA and FLAME files"))
+
+def estimator_digest(name: str) -> str:
+    """Digest of the files that an estimator's results depend on, without loading it."""
+    if name == "open":
+        return digest_of([weights_digest(DATA_FILE), MEDIAPIPE_VERSION])
+    return weights_digest(_deca_assets())
+
+
+def _deca_assets() -> Path:
+    return asset("face3d", "the converted DECA and FLAME files")
 
 
 class Mapper:
@@ -104,7 +118,7 @@ class ExtractWorker:
         self.config_digest = digest_of([VERSION, config, self.mapper.estimator.digest])
         self.earlier = EarlierRows(earlier, FIELDS)
 
-    def process(self, unit: ShardUnit) -> UnitResult:
+    def process(self, unit: ShardUnit) -> Unit:
         samples = dict(stream_shard(self.images, unit.entry, ["image.png"]))
         rows = [
             Row(
@@ -131,7 +145,7 @@ def extract(config: ExtractConfig, images: Generation, root: Store, *, workers: 
     plan = Plan(
         stage="maps",
         fields=FIELDS,
-        config_digest=digest_of([VERSION, config]),
+        config_digest=digest_of([VERSION, config, estimator_digest(config.estimator)]),
         inputs={"images": images.manifest.digest},
         bad_share_limit=config.bad_share_limit,
         total=sum(entry.samples for entry in images.manifest.shards),

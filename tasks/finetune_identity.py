@@ -20,6 +20,8 @@ from models.encoders.codec import LatentCodec, mode
 from models.face3d.maps import ConditionMaps
 from models.images import decode_png
 from storage.canonical import digest_of, sha256_of
+from storage.identities import IdentityStore, check_identity_id
+from storage.records import Record, commit_record, committed, only_record, read_record
 from storage.stores import Store, open_store
 from tasks.array_bytes import from_npy, to_safetensors
 from tasks.encode import Featurizer
@@ -30,7 +32,6 @@ from tasks.pictures import picture_bytes, psnr, stack
 from tasks.preset import Preset
 from tasks.progress import StageProgress
 from tasks.ray_pool import run_remote
-from tasks.records import Record, commit_record, committed, only_record, read_record
 from tasks.shard import Aligner
 from tasks.train_data import FEATURES
 from tasks.train_state import load_networks
@@ -57,7 +58,8 @@ class FinetuneJob:
     image_sha256: str
     identity_id: str
     base: str
-    home: str
+    root: str
+    digest: str
 
 
 def finetune_identity(
@@ -71,19 +73,25 @@ def finetune_identity(
     """
     data = read_image_uri(image_uri)
     sha256 = sha256_of(data)
-    name = identity_id or f"id-{sha256[:12]}"
+    name = check_identity_id(identity_id or f"id-{sha256[:12]}")
     base_uri = base or only_record(root, "stage1", "run train-stage1 with this root first")
     digest = digest_of(
         [VERSION, preset.finetune, preset.shard, preset.extract, preset.encode, committed(base_uri).files, sha256]
     )
-    home = root.child(f"identities/{name}/{digest}")
+    home = IdentityStore(root).home(name).child(digest)
     with StageProgress("finetune", total=preset.finetune.steps, unit="steps") as progress:
         record = read_record(home)
         if record is not None:
             progress.reused({})
             return identity_of(record, reused=True, seconds=progress.seconds)
         job = FinetuneJob(
-            preset=preset, image_uri=image_uri, image_sha256=sha256, identity_id=name, base=base_uri, home=home.uri
+            preset=preset,
+            image_uri=image_uri,
+            image_sha256=sha256,
+            identity_id=name,
+            base=base_uri,
+            root=root.uri,
+            digest=digest,
         )
         watch(
             lambda mailbox: run_remote(finetune_rank, job, data, mailbox, gpu=preset.finetune.gpu),
@@ -142,7 +150,7 @@ def finetune_rank(job: FinetuneJob, photograph: bytes, mailbox: Any) -> None:
         "config": asdict(config), "encoders": featurizer.digest,
     }  # fmt: skip
     commit_record(
-        open_store(job.home),
+        IdentityStore(open_store(job.root)).home(job.identity_id).child(job.digest),
         files,
         {"identity_id": job.identity_id, "metrics": metrics, "lineage": lineage, "losses": losses},
     )

@@ -3,14 +3,13 @@
 A generation is a folder named by a digest of what went into it (the stage's configuration and its input), so a
 rerun with equal input finds it finished, and another input cannot collide with it:
 
-    <root>/<stage>/<digest>/shard-000000.tar     the good rows
-    <root>/<stage>/<digest>/units/000000.json    one finished shard: its manifest entry and its status rows
-    <root>/<stage>/<digest>/quarantine/000000.jsonl   rows that failed, with the reason
-    <root>/<stage>/<digest>/status.parquet       every input row
-    <root>/<stage>/<digest>/manifest.json        written last, once
+    <root>/<stage>/<digest>/shard-000000-1f3a….tar       the good rows of a unit, named by content
+    <root>/<stage>/<digest>/units/000000.json            one finished unit: its shard and its status rows
+    <root>/<stage>/<digest>/quarantine/000000-….jsonl    rows that failed, with the reason
+    <root>/<stage>/<digest>/status.parquet               every input row
+    <root>/<stage>/<digest>/manifest.json                written last, once
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from models.images import BadImage
-from storage.canonical import canonical_json, digest_of
+from storage.canonical import canonical_json, digest_of, sha256_of
+from storage.errors import StoreUnavailable
 from storage.manifest import Manifest, StatusRow, read_status, write_status
 from storage.reader import SampleReader
-from storage.shards import ShardEntry, write_shard
 from storage.stores import Store, open_store
+from storage.units import Unit, commit_unit, read_unit
 from tasks.progress import StageProgress
 from tasks.ray_pool import UnitWorker, run_units
 
@@ -53,16 +53,6 @@ class Row:
     """Where a person finds the original."""
     content_key: str
     """Digest of everything the row's output depends on; equal keys mean equal output."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class UnitResult:
-    """What a worker returns for one unit: bookkeeping only, the samples stay where they were written."""
-
-    index: int
-    entry: ShardEntry | None
-    """None where no row of the unit was good."""
-    rows: tuple[StatusRow, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +98,7 @@ def build_generation(
     root: Store,
     plan: Plan,
     units: Sequence[Any],
-    make_worker: Callable[[str, tuple[str, ...]], Callable[[], UnitWorker[Any, UnitResult]]],
+    make_worker: Callable[[str, tuple[str, ...]], Callable[[], UnitWorker[Any, Unit]]],
     *,
     workers: int,
 ) -> Generation:
@@ -127,9 +117,9 @@ def build_generation(
         if manifest is not None:
             progress.reused(manifest.counts)
             return Generation(stage=plan.stage, uri=home.uri, manifest=manifest, reused=True, seconds=progress.seconds)
-        results: dict[int, UnitResult] = {}
+        results: dict[int, Unit] = {}
         for unit in units:
-            finished = _read_unit(home, unit.index)
+            finished = read_unit(home, unit.index)
             if finished is not None:
                 results[unit.index] = finished
                 progress.advance(finished.rows)
@@ -142,7 +132,7 @@ def build_generation(
     return Generation(stage=plan.stage, uri=home.uri, manifest=manifest, reused=False, seconds=progress.seconds)
 
 
-def _commit(home: Store, plan: Plan, results: Sequence[UnitResult]) -> Manifest:
+def _commit(home: Store, plan: Plan, results: Sequence[Unit]) -> Manifest:
     rows = [row for result in results for row in result.rows]
     counts = Counter(row.status for row in rows)
     if len(rows) != plan.total:
@@ -242,12 +232,11 @@ def write_unit(
     fields: Sequence[str],
     make: Callable[[Row], Mapping[str, bytes]],
     earlier: EarlierRows,
-) -> UnitResult:
+) -> Unit:
     """Make every row of a unit, write the good ones as one shard, and record how each row went.
 
     This is the row boundary: whatever `make` raises for a row becomes that row's status, and costs that row only.
     """
-    shard = f"shard-{index:06d}.tar"
     samples: list[tuple[str, Mapping[str, bytes]]] = []
     status: list[StatusRow] = []
     for row in rows:
@@ -256,28 +245,18 @@ def write_unit(
             samples.append((row.key, earlier.get(row.content_key) or make(row)))
         except (RowFailed, BadImage) as error:
             word, reason = getattr(error, "status", "corrupt"), str(error)
+        except StoreUnavailable:
+            raise  # says nothing about the row: the unit as a whole has to be tried again
         except Exception as error:  # noqa: BLE001 - the row boundary
             word, reason = "error", f"{type(error).__name__}: {error}"
         status.append(
             StatusRow(
                 key=row.key, source=row.source, status=word, reason=reason, stage=plan_stage, attempt=1,
-                content_key=row.content_key, shard=shard if word == OK else "",
+                content_key=row.content_key,
             )
         )  # fmt: skip
-    entry = write_shard(home, shard, samples, fields) if samples else None
     failed = [row for row in status if row.status != OK]
     if failed:
-        lines = b"\n".join(canonical_json(asdict(row)) for row in failed)
-        home.create(f"quarantine/{index:06d}.jsonl", lines + b"\n")
-    result = UnitResult(index=index, entry=entry, rows=tuple(status))
-    home.create(f"units/{index:06d}.json", canonical_json(asdict(result)))
-    return result
-
-
-def _read_unit(home: Store, index: int) -> UnitResult | None:
-    key = f"units/{index:06d}.json"
-    if home.stat(key) is None:
-        return None
-    record = json.loads(home.read(key))
-    entry = ShardEntry(**record["entry"]) if record["entry"] is not None else None
-    return UnitResult(index=index, entry=entry, rows=tuple(StatusRow(**row) for row in record["rows"]))
+        lines = b"\n".join(canonical_json(asdict(row)) for row in failed) + b"\n"
+        home.create(f"quarantine/{index:06d}-{sha256_of(lines)[:16]}.jsonl", lines)
+    return commit_unit(home, index, samples, fields, status)

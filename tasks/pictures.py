@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from models.images import encode_png
@@ -35,7 +35,8 @@ def contact_sheet(pictures: Sequence[tuple[str, NDArray[np.uint8]]], *, columns:
     draw = ImageDraw.Draw(sheet)
     for number, (name, pixels) in enumerate(pictures):
         x, y = 6 + (number % columns) * (side + 6), 6 + (number // columns) * (side + label + 6)
-        sheet.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS), (x, y))
+        picture = ImageOps.contain(Image.fromarray(pixels), (side, side), Image.Resampling.LANCZOS)
+        sheet.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
         draw.text((x + 2, y + side + 3), name, fill="black")
     return encode_png(np.asarray(sheet))
 

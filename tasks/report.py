@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from prefect import task
 
-from models.face3d.maps import ConditionMaps
+from models.face3d.maps import MAP_FILES, ConditionMaps
 from models.face3d.render import overlay
 from models.images import decode_png, read_image
+from storage.records import Record, committed
 from storage.stores import open_store
 from tasks.array_bytes import from_npy
 from tasks.edit_identity import Edits, edits_of
@@ -26,8 +27,8 @@ from tasks.evaluate import MEANINGS, Evaluation, evaluation_of
 from tasks.finetune_identity import Identity, identity_of
 from tasks.generation import OK, Generation, find_generation
 from tasks.image_uri import read_image_uri
+from tasks.pictures import contact_sheet
 from tasks.preset import Preset
-from tasks.records import Record, committed
 from tasks.train_stage1 import TrainedModel, trained_model
 
 MOST_ROWS = 24
@@ -124,18 +125,38 @@ def _stage_row(stage: str, total: int, good: int, seconds: float, what: str) -> 
 def face_rows(images: Generation, maps: Generation) -> tuple[list[list[str]], int]:
     """Data URIs of PICTURES for the first samples, and how many samples are left out."""
     sources = {row.key: row.source for row in images.status()}
-    aligned = images.reader()
+    aligned, reader = images.reader(), maps.reader()
     rows = []
-    reader = maps.reader()
     for key, sample in (reader[index] for index in range(min(len(reader), MOST_ROWS))):
         image = decode_png(aligned.by_key(key)[1]["image.png"])
-        decoded = ConditionMaps.decode(sample)
-        cells = [
-            thumbnail(read_image(read_image_uri(sources[key]), key)), image, dotted(image, from_npy(sample["landmarks.npy"])),
-            overlay(image, decoded), *(decode_png(sample[f"{name}.png"]) for name in ("normal", "albedo", "render")),
-        ]  # fmt: skip
-        rows.append([data_uri(jpeg(cell)) for cell in cells])
+        photograph = read_image(read_image_uri(sources[key]), sources[key])
+        rows.append([data_uri(jpeg(cell)) for cell in face_pictures(photograph, image, sample)])
     return rows, max(0, len(reader) - MOST_ROWS)
+
+
+def face_pictures(
+    photograph: NDArray[np.uint8], image: NDArray[np.uint8], sample: Mapping[str, bytes]
+) -> list[NDArray[np.uint8]]:
+    """The pictures of PICTURES for one sample of the maps stage."""
+    return [
+        thumbnail(photograph),
+        image,
+        dotted(image, from_npy(sample["landmarks.npy"])),
+        overlay(image, ConditionMaps.decode(sample)),
+        *(decode_png(sample[f"{name}.png"]) for name in ("normal", "albedo", "render")),
+    ]
+
+
+def maps_sheet(results: Results) -> bytes:
+    """PNG: the edited person's photograph, maps, and the renders that asked for the edits."""
+    identity = committed(results.identity.uri)
+    photograph = read_image(read_image_uri(str(identity.facts["lineage"]["image_uri"])), "the photograph")
+    names = [*MAP_FILES, "landmarks.npy"]
+    pictures = face_pictures(photograph, decode_png(identity.read("image.png")), {n: identity.read(n) for n in names})
+    asked = [(edit.name, decode_png(results.edits.record.read(edit.render))) for edit in results.edits.images[1:]]
+    return contact_sheet(
+        [*zip(PICTURES, pictures, strict=True), *asked[: len(PICTURES)]], columns=len(PICTURES), side=176
+    )
 
 
 def dotted(image: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -209,11 +230,12 @@ def load_results(preset: Preset, root: str, parts: Mapping[str, Mapping[str, Any
 
 @task(name="report", persist_result=False)
 def report_task(preset: Preset, root: str, parts: Mapping[str, Mapping[str, Any]], out: str) -> Path:
-    """Write the page and the grid of edits into a folder."""
+    """Write the page, and the sheets of maps and edits, into a folder."""
     results = load_results(preset, root, parts)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "edits.png").write_bytes(results.edits.record.read("grid.png"))
+    (folder / "maps.png").write_bytes(maps_sheet(results))
     page = folder / "report.html"
     page.write_text(build_report(results), encoding="utf-8")
     return page.resolve()

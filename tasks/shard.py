@@ -14,13 +14,13 @@ from models.face3d.landmarks import Face, FaceLandmarker, landmarks68
 from models.images import encode_png, read_image
 from storage.canonical import digest_of
 from storage.stores import Store, open_store
+from storage.units import Unit
 from tasks.generation import (
     EarlierRows,
     Generation,
     Plan,
     Row,
     RowFailed,
-    UnitResult,
     build_generation,
     write_unit,
 )
@@ -124,7 +124,7 @@ class ShardWorker:
         self.config_digest = digest_of([VERSION, config])
         self.earlier = EarlierRows(earlier, FIELDS)
 
-    def process(self, unit: PhotoUnit) -> UnitResult:
+    def process(self, unit: PhotoUnit) -> Unit:
         photos = {photo.key: photo for photo in unit.photos}
         rows = [
             Row(key=p.key, source=p.source, content_key=digest_of([p.sha256, self.config_digest])) for p in unit.photos

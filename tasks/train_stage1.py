@@ -22,13 +22,13 @@ from models.diffusion.editor import draws_for
 from models.diffusion.presets import open_config, paper_config, tiny_config
 from storage.canonical import digest_of
 from storage.checkpoints import CheckpointStore
+from storage.records import Record, commit_record, committed, read_record
 from storage.stores import Store, open_store
 from tasks.array_bytes import from_npy
 from tasks.assets import asset
 from tasks.generation import Generation, find_generation
 from tasks.live import watch
 from tasks.progress import StageProgress
-from tasks.records import Record, commit_record, committed, read_record
 from tasks.train_data import FEATURES, FeatureBatches, join
 from tasks.train_state import PRECISIONS, build_networks, export, restore, tensors_of
 

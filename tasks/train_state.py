@@ -11,7 +11,7 @@ from torch import Tensor
 from models.diffusion.config import InstaFaceConfig
 from models.diffusion.editor import InstaFace
 from models.diffusion.folder import load_model, save_model
-from tasks.records import Record
+from storage.records import Record
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -115,8 +115,8 @@ def test_the_documented_commands_make_an_identity_and_its_edits(prefect: Prefect
         "--param", f"edits={edits}", "--param", "preset=debug", "--watch",
     )  # fmt: skip
     assert edit.returncode == 0, edit.stdout + edit.stderr + (prefect.home / "worker.log").read_text()
-    assert len(list((prefect.home / "store" / "identities" / "eileen").rglob("manifest.json"))) == 1
-    manifests = list((prefect.home / "store" / "edits").rglob("manifest.json"))
+    assert len(list((prefect.home / "store" / "identities" / "eileen").rglob("record.json"))) == 1
+    manifests = list((prefect.home / "store" / "edits").rglob("record.json"))
     assert [image["name"] for image in json.loads(manifests[0].read_text())["facts"]["images"]] == ["left"]
 
 

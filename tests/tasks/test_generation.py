@@ -10,6 +10,7 @@ import pytest
 
 from storage.canonical import digest_of
 from storage.stores import Store, open_store
+from storage.units import Unit
 from tasks.generation import (
     EarlierRows,
     Generation,
@@ -17,7 +18,6 @@ from tasks.generation import (
     Row,
     RowFailed,
     TooManyBadRows,
-    UnitResult,
     build_generation,
     find_generation,
     write_unit,
@@ -40,7 +40,7 @@ class Shouter:
     def __init__(self, trace: str, home: str, earlier: tuple[str, ...]) -> None:
         self.trace, self.home, self.earlier = Path(trace), open_store(home), EarlierRows(earlier, FIELDS)
 
-    def process(self, unit: Words) -> UnitResult:
+    def process(self, unit: Words) -> Unit:
         if unit.index == 1 and self.trace.with_suffix(".fail").exists():
             raise MemoryError("the whole unit")
         rows = [Row(key=word, source=f"list/{word}", content_key=digest_of([word, "v1"])) for word in unit.words]

@@ -60,7 +60,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path) -> None
     # What a kill between the checkpoints of step 2 and step 4 leaves: the first, and nothing of the second.
     first = train_stage1(CONFIG, features(cut), cut)
     home = open_store(first.uri)
-    for prefix in ("manifest.json", "checkpoints/step-00000004/"):
+    for prefix in ("record.json", "checkpoints/step-00000004/"):
         home.delete_prefix(prefix)
     again = train_stage1(CONFIG, features(cut), cut)
     assert not again.reused

@@ -1,4 +1,4 @@
-"""A finished result that is a handful of files: written first, described last by a manifest that makes it exist.
+"""A finished result that is a handful of files: written first, described last by a record that makes it exist.
 
 Files are stored under names that carry their digest, so that what a killed attempt left behind can neither be mistaken
 for a result nor stand in the way of the next attempt.
@@ -14,7 +14,7 @@ from storage.canonical import canonical_json, sha256_of
 from storage.errors import StorageError
 from storage.stores import Store, open_store
 
-MANIFEST = "manifest.json"
+RECORD = "record.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,13 +39,13 @@ class Record:
         data = open_store(self.uri).read(str(entry["stored"]))
         if sha256_of(data) != entry["sha256"]:
             raise StorageError(
-                f"{self.uri}/{entry['stored']} differs from its manifest: restore it or delete the folder and run again"
+                f"{self.uri}/{entry['stored']} differs from its record: restore it or delete the folder and run again"
             )
         return data
 
 
 def commit_record(home: Store, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Record:
-    """Write files, then the manifest. Where another process committed the same result first, its record is returned."""
+    """Write files, then the record. Where another process committed the same result first, its record is returned."""
     entries = {}
     for name, data in sorted(files.items()):
         digest = sha256_of(data)
@@ -56,15 +56,15 @@ def commit_record(home: Store, files: Mapping[str, bytes], facts: Mapping[str, A
     existing = read_record(home)
     if existing is not None:
         return existing
-    home.create(MANIFEST, canonical_json({"facts": dict(facts), "files": entries}))
+    home.create(RECORD, canonical_json({"facts": dict(facts), "files": entries}))
     return Record(uri=home.uri, facts=facts, files=entries)
 
 
 def read_record(home: Store) -> Record | None:
     """The committed result in a folder, or None."""
-    if home.stat(MANIFEST) is None:
+    if home.stat(RECORD) is None:
         return None
-    manifest = json.loads(home.read(MANIFEST))
+    manifest = json.loads(home.read(RECORD))
     return Record(uri=home.uri, facts=manifest["facts"], files=manifest["files"])
 
 
@@ -82,9 +82,9 @@ def only_record(root: Store, kind: str, remedy: str) -> str:
     Raises:
         ValueError: none (with the remedy) or several (with their names).
     """
-    suffix = f"/{MANIFEST}"
+    suffix = f"/{RECORD}"
     names = (info.key.removesuffix(suffix) for info in root.child(kind).list() if info.key.endswith(suffix))
-    found = [name for name in names if "/" not in name]  # deeper manifests are checkpoints
+    found = [name for name in names if "/" not in name]  # deeper ones belong to parts
     if not found:
         raise ValueError(f"{root.uri}/{kind} holds nothing finished: {remedy}")
     if len(found) > 1:
