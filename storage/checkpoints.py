@@ -57,6 +57,7 @@ class CheckpointStore:
         self._warned: set[str] = set()
         self._uploader: ThreadPoolExecutor | None = None
         self._pending: Future[None] | None = None
+        self._buffers: dict[str, Tensor] = {}
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: object) -> None:
         """Commits a checkpoint, then forgets the oldest. Equal content under the same step is fine.
@@ -71,12 +72,12 @@ class CheckpointStore:
     def save_in_background(self, step: int, tensors: Mapping[str, Tensor], state: object) -> None:
         """Like `save`, but returns when the tensors are checked and copied; one upload at most is under way.
 
-        Waits for the upload before, and raises what that one raised.
+        Waits for the upload before, and raises what that one raised. The copies stay in memory for the next save.
         """
         self.wait()
         _check_step(step)
         document = canonical_json(state)
-        copies = {name: _finite(name, tensor).detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        copies = {name: self._copied(name, _finite(name, tensor)) for name, tensor in tensors.items()}
         if self._uploader is None:
             self._uploader = ThreadPoolExecutor(1, "checkpoint")
 
@@ -84,6 +85,13 @@ class CheckpointStore:
             self.commit(step, self.write_part(step, copies), json.loads(document))
 
         self._pending = self._uploader.submit(upload)
+
+    def _copied(self, name: str, tensor: Tensor) -> Tensor:
+        """Into the memory of the save before where that fits: fresh pages cost ten times the copy itself."""
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+            buffer = self._buffers[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        return buffer.copy_(tensor.detach())
 
     def wait(self) -> None:
         """Until the background upload is committed. Raises what it raised."""
@@ -99,6 +107,7 @@ class CheckpointStore:
             if self._uploader is not None:
                 self._uploader.shutdown()
                 self._uploader = None
+            self._buffers.clear()
 
     def __enter__(self) -> "CheckpointStore":
         return self
