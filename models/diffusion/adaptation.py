@@ -36,9 +36,8 @@ class AdaptationConfig:
     feed_forward: bool = False
     """Also adapt the transformers' feed-forward and projection layers (lora)."""
     split_projection: bool = False
-    """Keep the Guidance Network on the untuned projection: its features are then constant in the fine-tune
-    and can be computed once for all steps. The paper lets the gradient pass through the Guidance Network
-    instead."""
+    """Keep the Guidance Network on the untuned projection: its features are then constant in the fine-tune and can be
+    computed once for all steps. The paper lets the gradient pass through the Guidance Network instead."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("full", "lora", "tokens"):
@@ -86,8 +85,7 @@ def adapt(
 def adaptation_state(
     model: InstaFace, config: AdaptationConfig, *, dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]:
-    """What an adapted model has beyond its base, by name, on the CPU; floating tensors in `dtype` where
-    given."""
+    """What an adapted model has beyond its base, by name, on the CPU, in `dtype` where given."""
     state: dict[str, Tensor] = {}
     if config.kind == "full":
         state |= {f"denoiser.{key}": tensor for key, tensor in model.denoiser.state_dict().items()}
@@ -101,8 +99,7 @@ def adaptation_state(
 
 
 def load_adaptation(model: InstaFace, config: AdaptationConfig, state: Mapping[str, Tensor]) -> None:
-    """Put what `adaptation_state` gave onto a base model, in place. ValueError when tensors are missing or
-    unknown."""
+    """Put what `adaptation_state` gave onto a base model, in place. ValueError when tensors are missing or unknown."""
     if config.split_projection:
         model.split_projection()
     if config.kind == "full":

@@ -53,8 +53,7 @@ class InstaFace(nn.Module):
     """
 
     def __init__(self, denoiser: UNet2DConditionModel, guidance: UNet2DConditionModel, config: InstaFaceConfig) -> None:
-        """Use `from_config` for seeded weights, `from_denoiser` for a pretrained denoiser, `from_pretrained`
-        to load."""
+        """Use `from_config` for seeded weights, `from_denoiser` for a pretrained denoiser, `from_pretrained` to load."""
         super().__init__()
         self.config = config
         self.denoiser = denoiser
@@ -110,8 +109,7 @@ class InstaFace(nn.Module):
         return tokens
 
     def guidance_tokens(self, semantic_BLD: Tensor, face_BF: Tensor, tokens_BNW: Tensor) -> Tensor:
-        """The tokens the Guidance Network sees: `tokens_BNW`, or the frozen copy's when the projection is
-        split."""
+        """The tokens the Guidance Network sees: `tokens_BNW`, or the frozen copy's when the projection is split."""
         if self.guidance_identity is None:
             return tokens_BNW
         with torch.no_grad():
@@ -208,8 +206,7 @@ class InstaFace(nn.Module):
         return error.mean()
 
     def split_projection(self) -> None:
-        """Let the Guidance Network keep today's projection, frozen: its features no longer change in a
-        fine-tune."""
+        """Let the Guidance Network keep today's projection, frozen: its features no longer change in a fine-tune."""
         self.guidance_identity = copy.deepcopy(self.identity).requires_grad_(False)
 
     @property
@@ -226,8 +223,7 @@ class InstaFace(nn.Module):
 def repeat_rows(tensor: Tensor, rows: int) -> Tensor:
     """Serve `rows` rows with fewer: (m, …) → (rows, …), each row repeated rows/m times in place.
 
-    A single row is returned as it is, to broadcast: nothing is copied and its gradient is the sum over the
-    rows.
+    A single row is returned as it is, to broadcast: nothing is copied, its gradient is the sum over the rows.
     """
     if len(tensor) in (1, rows):
         return tensor

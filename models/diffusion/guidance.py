@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from models.diffusion.config import ConditionInit, GuidedBlocks, Injection, InstaFaceConfig
 
 Features = dict[str, Tensor]
-"""Block name → what the Guidance Network adds there: (B, tokens, width), or (B, width, h, w) for whole
-transformers."""
+"""Block name → what the Guidance Network adds there: (B, tokens, width), or (B, width, h, w) for whole transformers."""
 
 _COLLECTED, _ADDED = "instaface_collected", "instaface_added"
 # The sixth argument of both classes is `cross_attention_kwargs`; checkpointing passes it by position.

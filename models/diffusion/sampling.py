@@ -28,8 +28,7 @@ class BackgroundLock:
     source: Tensor
     """Latents of the source picture, diffusion units: (1 or B, C, h, w)."""
     free: Tensor
-    """Where the sampler is free, the dilated union of source and edited head masks: (1 or B, 1, h, w) in [0,
-    1]."""
+    """Where the sampler is free, the grown union of source and edited head masks: (1 or B, 1, h, w) in [0, 1]."""
 
 
 def initial_noise(config: InstaFaceConfig, keys: Sequence[str], seed: int, size: tuple[int, int]) -> Tensor:
@@ -41,8 +40,7 @@ def initial_noise(config: InstaFaceConfig, keys: Sequence[str], seed: int, size:
 def head_region(*masks: Tensor, size: tuple[int, int], margin: float = 0.06) -> Tensor:
     """The union of head masks, grown by `margin` of the side, on the latent grid.
 
-    Masks are (B, 1, H, W) in [0, 1]; the result is (B, 1, h, w) in [0, 1], 1 in every cell a grown mask
-    touches.
+    Masks are (B, 1, H, W) in [0, 1]; the result is (B, 1, h, w), 1 in every cell that a grown mask touches.
     """
     union = torch.stack([mask.float() for mask in masks]).amax(dim=0)
     reach = max(1, round(margin * union.shape[-1]))
@@ -54,8 +52,7 @@ class SamplingOptions(TypedDict, total=False):
     """The keyword arguments of `sample` and `sample_latents`."""
 
     keys: Required[Sequence[str]]
-    """B names of the initial noise. Give one key to all edits of a photograph: they then share what maps
-    leave open."""
+    """B names of the initial noise. Give one key to all edits of a photograph: they share what maps leave open."""
     seed: int
     steps: int
     """20 in the paper; unipc and dpm++ need 8 to 12."""
@@ -136,7 +133,7 @@ def sample_latents(
 
 def extrapolate(reference: Tensor, target: Tensor, scale: float) -> Tensor:
     """ε̂ = ε(reference) + w (ε(target) − ε(reference)): classifier-free guidance, and with the unedited maps
-    as reference, Reference Control Guidance (ControlFace, arXiv:2412.01160, §3.4)."""
+    as reference, Reference Control Guidance (ControlFace, arXiv:2412.01160)."""
     return reference + scale * (target - reference)
 
 

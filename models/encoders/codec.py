@@ -124,26 +124,26 @@ def load_kl_codec(
     source: str | Path,
     *,
     configuration: Mapping[str, Any] | None = None,
+    subfolder: str | None = None,
     dtype: torch.dtype = torch.float32,
     local_files_only: bool = True,
 ) -> KLCodec:
     """Load an AutoencoderKL.
 
     Source is a diffusers folder (its `vae/` where it has one), a single `.safetensors` file in the original
-    (LDM) or diffusers key names, or a hub name, which is looked up in the local cache unless
-    `local_files_only` is False. A single file needs `configuration`, the keyword arguments of AutoencoderKL;
-    None means Stable Diffusion's. Raises ValueError when nothing loadable is there or the tensors do not fit
-    the configuration.
+    (LDM) or diffusers key names, or a hub name (with `subfolder="vae"` where that is a whole pipeline), which is
+    looked up in the local cache unless `local_files_only` is False. A single file needs `configuration`, the keyword
+    arguments of AutoencoderKL; None means Stable Diffusion's. Raises ValueError when nothing loadable is there or the
+    tensors do not fit the configuration.
     """
     place = locate(source, "vae")
     if isinstance(place, Path) and place.is_file():
         vae = AutoencoderKL.from_config(dict(configuration or STABLE_DIFFUSION_VAE))
         load_strictly(vae, ldm_state(place, "vae", dict(vae.config)), place)
         return KLCodec(vae.to(dtype) if dtype != vae.dtype else vae)
-    folder, subfolder = (place, None) if isinstance(place, Path) else (place, "vae")
     vae = AutoencoderKL.from_pretrained(
-        folder,
-        subfolder=subfolder,
+        place,
+        subfolder=subfolder if isinstance(place, str) else None,
         torch_dtype=dtype,
         local_files_only=local_files_only,
         use_safetensors=True,

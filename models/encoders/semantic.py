@@ -77,8 +77,8 @@ class EfficientNetEncoder:
 
     @torch.no_grad()
     def encode(self, images: Sequence[Pixels]) -> Tensor:
-        x = resized(images, _INPUT) * (255 / 127.5) - 1
-        grid = self.network.features(x).flatten(2).transpose(1, 2)
+        x = resized(images, _INPUT).to(next(self.network.parameters()).device) * 2 - 1
+        grid = self.network.features(x).flatten(2).transpose(1, 2).cpu()
         return torch.cat([grid.mean(dim=1, keepdim=True), grid], dim=1)
 
 

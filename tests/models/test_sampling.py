@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from small_networks import batch_of, small_config, small_model
 
-from models.diffusion.editor import InstaFace
+from models.diffusion.editor import InstaFace, draws_for
 from models.diffusion.folder import scheduler_of
 from models.diffusion.sampling import (
     BackgroundLock,
@@ -226,3 +226,39 @@ def test_wrong_requests_say_what_to_do() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             sample_latents(model, conditions, tokens, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_trained_network_samples_its_photograph_whatever_the_solver() -> None:
+    """The whole circle on one smooth picture: loss, gradient, sampler. Error is relative to the picture's variance."""
+    model = small_model()
+    config, batch = model.config, batch_of(model.config, 1)
+    coarse = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    picture = torch.nn.functional.interpolate(coarse, size=16, mode="bilinear")
+    batch["moments"] = torch.cat([picture, torch.full_like(picture, -30.0)], dim=1)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+
+    def errors() -> dict[str, float]:
+        tokens = model.tokens(batch["semantic"], batch["face"]).detach()
+        solvers: dict[Any, int] = {"ddim": 20, "unipc": 8, "dpm++": 8}
+        return {
+            solver: float(
+                (
+                    sample_latents(model, batch["conditions"], tokens, keys=["other"], solver=solver, steps=steps)
+                    - picture
+                ).square().mean()
+                / picture.var()
+            )
+            for solver, steps in solvers.items()
+        }  # fmt: skip
+
+    before = errors()
+    for step in range(60):
+        draws = draws_for(config, ["a"], run_seed=0, epoch=step, copies=8, stratified=True, antithetic=True)
+        optimiser.zero_grad()
+        model(batch, draws).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+    after = errors()
+    assert all(after[solver] < 0.5 < before[solver] for solver in after), (before, after)
+    assert all(abs(after[solver] - after["ddim"]) < 0.1 for solver in after), after
