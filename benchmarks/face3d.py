@@ -25,10 +25,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from models.face3d.camera import project
 from models.face3d.deca import E_FLAME, build_network
+from models.face3d.decode import Decoder
 from models.face3d.lighting import light_presets
-from models.face3d.morphable import MorphableModel, lbs, pose_vertices
+from models.face3d.morphable import LandmarkSet, MorphableModel, pose_vertices
 from models.face3d.open_head import load_open_head
 from models.face3d.parameters import FaceParameters
 from models.face3d.quantize import to_bytes
@@ -39,7 +39,6 @@ from models.face3d.shading import shade_pixels, weighted_light
 from models.face3d.skinning import vertex_normals
 from models.face3d.texture import TextureSpace
 from models.face3d.torch_rasterize import visible_triangles
-from models.face3d.torch_render import render
 
 FACES, BATCH, SIZE = 64, 16, 256
 
@@ -63,6 +62,7 @@ def flame_sized_head(rng: np.random.Generator) -> MorphableModel:
         expression_names=(),
         expression_bounds=None,
         expression_rotations=None,
+        contour=LandmarkSet(faces=np.zeros((79, 17), np.int32), barycentric=np.full((79, 17, 3), 1 / 3, np.float32)),
         camera_distance=None,
         texture=TextureSpace(mean=picture, basis=components),
     )
@@ -99,47 +99,14 @@ def compiled(model: MorphableModel, faces: list[FaceParameters]) -> int:
     return done
 
 
-class DecaManner:
+def in_decas_manner(decoder: Decoder, faces: list[FaceParameters]) -> int:
     """Batched torch over whole pictures: skinning, rasterising, interpolation, grid_sample, shading, to bytes."""
-
-    def __init__(self, model: MorphableModel, device: str, *, texture_side: int) -> None:
-        self.model, self.device = model, device
-        self.tensors = model.tensors(device)
-        self.faces = torch.from_numpy(model.faces).long().to(device)
-        self.corner_uvs = torch.from_numpy(model.corner_uvs).to(device)
-        self.repeat = texture_side // SIZE
-        assert model.texture is not None
-        if self.repeat > 1:  # DECA decodes at 512² and keeps every second texel
-            mean = model.texture.mean.repeat(self.repeat, 0).repeat(self.repeat, 1)
-            basis = model.texture.basis.repeat(self.repeat, 1).repeat(self.repeat, 2)
-            self.textured = dataclasses.replace(model, texture=TextureSpace(mean=mean, basis=basis))
-        else:
-            self.textured = model
-        self.space = self.textured.texture.tensors(device) if self.textured.texture else None
-
-    def textures(self, codes: torch.Tensor) -> torch.Tensor:
-        assert self.space is not None
-        mean, basis = self.space
-        side = SIZE * self.repeat
-        picture = (mean + codes @ basis).view(-1, side, side, 3).permute(0, 3, 1, 2)
-        return torch.nn.functional.interpolate(picture, (SIZE, SIZE)) if self.repeat > 1 else picture
-
-    @torch.inference_mode()
-    def __call__(self, faces: list[FaceParameters], backend: str = "torch") -> int:
+    with torch.inference_mode():
         for batch in batches(faces):
-            code = {
-                name: torch.from_numpy(np.stack([getattr(one, name) for one in batch])).to(self.device)
-                for name in ("shape", "expression", "pose", "camera", "light", "texture")
-            }
-            rotations = self.model.joint_rotations(code["pose"], code["expression"])
-            vertices = lbs(self.tensors, code["shape"], code["expression"], rotations).vertices
-            seen = render(
-                vertices, project(vertices, code["camera"]), self.faces, self.corner_uvs,
-                self.textures(code["texture"]), code["light"], (SIZE, SIZE), backend,
-            )  # fmt: skip
+            seen = decoder(batch, frame=(SIZE, SIZE)).pictures
             for picture in (seen.albedo, seen.normal * 0.5 + 0.5, seen.lit):
                 (picture.clamp(0, 1) * 255).round().byte().cpu()
-        return len(faces)
+    return len(faces)
 
 
 def race(
@@ -242,15 +209,14 @@ def main() -> None:
     model, faces = flame_sized_head(rng), random_faces(rng)
     covered = np.mean([one.mask.mean() for one in render_many(model, faces[:16])])
     print(f"{len(model.template)} vertices, {len(model.faces)} triangles, {covered:.0%} of {SIZE}² covered")
-    deca, literal = DecaManner(model, "cpu", texture_side=256), DecaManner(model, "cpu", texture_side=512)
+    torch_only, torch_with_scanline = Decoder(model, backend="torch"), Decoder(model, backend="numba")
     show(
         "parameters → three uint8 maps",
         race(
             {
                 "compiled (numba)": lambda: compiled(model, faces),
-                "torch in DECA's manner": lambda: deca(faces),
-                "the same, texture decoded at 512² as upstream": lambda: literal(faces[:BATCH]),
-                "torch, triangles from the compiled scanline": lambda: deca(faces, "numba"),
+                "torch in DECA's manner": lambda: in_decas_manner(torch_only, faces),
+                "the same, triangles from the compiled scanline": lambda: in_decas_manner(torch_with_scanline, faces),
             },
             rounds,
         ),
@@ -266,10 +232,10 @@ def main() -> None:
     show("visible triangles, 8 heads", race(backends, rounds), base="numba")
     show("regressor, 16 crops", regressor("cpu", 2))
     if torch.cuda.is_available():
-        on_gpu = DecaManner(model, "cuda", texture_side=256)
+        on_gpu = Decoder(model, backend="torch", device="cuda")
         show(
             torch.cuda.get_device_name(),
-            race({"torch render, 16 at once": lambda: on_gpu(faces)}, rounds, time.perf_counter),
+            race({"torch render, 16 at once": lambda: in_decas_manner(on_gpu, faces)}, rounds, time.perf_counter),
         )
         show(torch.cuda.get_device_name(), regressor("cuda", rounds))
 

@@ -40,70 +40,82 @@ class Decoded:
     pictures: Rendering
 
 
-def decode(
-    model: MorphableModel,
-    parameters: Sequence[FaceParameters],
-    *,
-    frame: tuple[int, int] | None = None,
-    backend: Backend = "numba",
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> Decoded:
-    """Decodes faces of one model; ``frame`` None: the 224-pixel crop, else (height, width) of the original picture.
+class Decoder:
+    """Decodes faces of one model on one device; make one and keep it, it holds the model's tensors.
 
-    Raises ``ValueError`` for parameters of another model or for a model without texture space or contour.
+    ``backend`` names the rasteriser (models/face3d/torch_rasterize.py). Raises ``ValueError`` for a model
+    without texture space or contour table.
     """
-    for one in parameters:
-        model.check(one)
 
-    def stacked(name: str) -> Tensor:
-        return torch.from_numpy(np.stack([getattr(one, name) for one in parameters])).to(device, dtype)
+    def __init__(
+        self,
+        model: MorphableModel,
+        *,
+        backend: Backend = "numba",
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if model.texture is None:
+            raise ValueError(f"the model {model.name!r} has no texture space; convert one of FLAME's texture files")
+        self._model, self._backend, self._device, self._dtype = model, backend, device, dtype
+        self._tensors = model.tensors(device, dtype)
+        self._faces = torch.from_numpy(model.faces).long().to(device)
+        self._corner_uvs = torch.from_numpy(model.corner_uvs).to(device, dtype)
+        self._texture = model.texture.tensors(device, dtype)
+        self._texture_size = model.texture.mean.shape[:2]
 
-    expression = stacked("expression")
-    pose = model.joint_rotations(stacked("pose"), expression)
-    posed = lbs(model.tensors(device, dtype), stacked("shape"), expression, pose)
-    shift = stacked("shift")[:, None]
-    vertices = posed.vertices + shift
-    contour, full = (points + shift for points in flame_landmarks(model, posed))
-    camera, tform = stacked("camera"), stacked("tform")
+    def __call__(self, parameters: Sequence[FaceParameters], frame: tuple[int, int] | None = None) -> Decoded:
+        """``frame`` None: the 224-pixel crop, else (height, width) of the original picture.
 
-    def placed(points: Tensor) -> Tensor:
-        ndc = project(points, camera, model.camera_distance)
-        return ndc if frame is None else crop_to_picture(ndc, tform, frame)
+        Raises ``ValueError`` for parameters of another model.
+        """
+        for one in parameters:
+            self._model.check(one)
 
-    vertices_ndc = placed(vertices)
-    faces = torch.from_numpy(model.faces).long().to(device)
-    pictures = render(
-        vertices,
-        vertices_ndc,
-        faces,
-        torch.from_numpy(model.corner_uvs).to(device, dtype),
-        decode_texture(model, stacked("texture")),
-        stacked("light"),
-        frame or (CROP, CROP),
-        backend,
-    )
-    projected_normals = torch_vertex_normals(vertices_ndc, faces)
-    return Decoded(
-        vertices=vertices,
-        vertices_ndc=vertices_ndc,
-        landmarks2d=placed(contour)[..., :2],
-        landmarks3d=placed(full),
-        landmarks3d_world=full,
-        visible=landmarks_of(model, projected_normals, faces, "full68")[..., 2] < 0.1,
-        normals=torch_vertex_normals(vertices, faces),
-        projected_normals=projected_normals,
-        pictures=pictures,
-    )
+        def stacked(name: str) -> Tensor:
+            values = np.stack([getattr(one, name) for one in parameters])
+            return torch.from_numpy(values).to(self._device, self._dtype)
 
+        model, expression, shift = self._model, stacked("expression"), stacked("shift")[:, None]
+        pose = model.joint_rotations(stacked("pose"), expression)
+        posed = lbs(self._tensors, stacked("shape"), expression, pose)
+        vertices = posed.vertices + shift
+        contour, full = (points + shift for points in flame_landmarks(model, posed))
+        camera, tform = stacked("camera"), stacked("tform")
 
-def decode_texture(model: MorphableModel, codes: Tensor) -> Tensor:
-    """(B, T) → (B, 3, H, W) albedo in UV layout, unclamped. Raises ``ValueError`` without a texture space."""
-    if model.texture is None:
-        raise ValueError(f"the model {model.name!r} has no texture space; convert one of FLAME's texture files")
-    mean, basis = model.texture.tensors(codes.device, codes.dtype)
-    height, width, _ = model.texture.mean.shape
-    return (mean + codes @ basis).view(-1, height, width, 3).permute(0, 3, 1, 2)
+        def placed(points: Tensor) -> Tensor:
+            ndc = project(points, camera, model.camera_distance)
+            return ndc if frame is None else crop_to_picture(ndc, tform, frame)
+
+        vertices_ndc = placed(vertices)
+        pictures = render(
+            vertices,
+            vertices_ndc,
+            self._faces,
+            self._corner_uvs,
+            self._textures(stacked("texture")),
+            stacked("light"),
+            frame or (CROP, CROP),
+            self._backend,
+        )
+        projected_normals = torch_vertex_normals(vertices_ndc, self._faces)
+        facing = landmarks_of(model, projected_normals, self._faces, "full68")
+        return Decoded(
+            vertices=vertices,
+            vertices_ndc=vertices_ndc,
+            landmarks2d=placed(contour)[..., :2],
+            landmarks3d=placed(full),
+            landmarks3d_world=full,
+            visible=facing[..., 2] < 0.1,
+            normals=torch_vertex_normals(vertices, self._faces),
+            projected_normals=projected_normals,
+            pictures=pictures,
+        )
+
+    def _textures(self, codes: Tensor) -> Tensor:
+        """(B, T) → (B, 3, H, W) albedo in UV layout, unclamped."""
+        mean, basis = self._texture
+        return (mean + codes @ basis).view(-1, *self._texture_size, 3).permute(0, 3, 1, 2)
 
 
 def landmarks_of(model: MorphableModel, values: Tensor, faces: Tensor, name: str) -> Tensor:

@@ -61,7 +61,7 @@ EXPRESSIONS: Mapping[str, Mapping[str, float]] = {
     "kiss": {"mouthPucker": 1.0},
     "mouth-open": {"jawOpen": 0.7},
 }  # fmt: skip
-"""Presets as weights of ARKit's units, for models whose units have these names."""
+"""Presets as weights of ARKit's units, for models whose units have these names; left is the person's left."""
 
 TAKES = ("pose", "expression", "light", "shape")
 
@@ -193,9 +193,7 @@ def face_centre(model: MorphableModel, parameters: FaceParameters) -> Floats:
             eye = 0.5 * (points[eyes[0]].mean(axis=0) + points[eyes[1]].mean(axis=0))
             corners = points[list(mouth)].mean(axis=0)
             return np.asarray(eye + 0.1 * (corners - eye), np.float32)
-    raise ValueError(
-        f"re-centring needs one of the landmark sets {sorted(_CENTRE_POINTS)}; {model.name} has none"
-    )
+    raise ValueError(f"re-centring needs one of the landmark sets {sorted(_CENTRE_POINTS)}; {model.name} has none")
 
 
 def _expression(model: MorphableModel, parameters: FaceParameters, edit: FaceEdit) -> tuple[Floats, Floats]:
@@ -211,9 +209,7 @@ def _expression(model: MorphableModel, parameters: FaceParameters, edit: FaceEdi
         jaw += weight * opening
     if edit.expression_vector is not None:
         if len(edit.expression_vector) != len(expression):
-            raise ValueError(
-                f"expression_vector has {len(edit.expression_vector)} numbers, not {len(expression)}"
-            )
+            raise ValueError(f"expression_vector has {len(edit.expression_vector)} numbers, not {len(expression)}")
         expression += edit.expression_vector
     if model.expression_bounds is not None:
         expression = np.clip(expression, *model.expression_bounds)
@@ -235,12 +231,8 @@ def _direction(model: MorphableModel, name: str) -> tuple[NDArray[np.float64], f
         elif unit == "jawOpen" and model.jaw is not None:
             opening += weight
         else:
-            known = (
-                sorted({*model.expression_names, *model.expression_presets}) or "no named units, only the jaw"
-            )
-            raise ValueError(
-                f"the model {model.name!r} cannot do {name!r} for want of {unit!r}; it has {known}"
-            )
+            known = sorted({*model.expression_names, *model.expression_presets}) or "no named units, only the jaw"
+            raise ValueError(f"the model {model.name!r} cannot do {name!r} for want of {unit!r}; it has {known}")
     return change, opening
 
 
@@ -257,16 +249,11 @@ def interpolate(start: FaceParameters, end: FaceParameters, weight: float) -> Fa
     def mixed(name: str) -> Floats:
         first, second = getattr(start, name).astype(np.float64), getattr(end, name).astype(np.float64)
         if first.shape != second.shape:
-            raise ValueError(
-                f"{name} has {first.size} and {second.size} numbers: the faces are of unlike models"
-            )
+            raise ValueError(f"{name} has {first.size} and {second.size} numbers: the faces are of unlike models")
         return np.asarray((1.0 - weight) * first + weight * second, np.float32)
 
     names = ("shape", "expression", "camera", "light", "texture", "shift", "tform")
-    pose = [
-        interpolate_axis_angle(start.pose[part], end.pose[part], weight)
-        for part in (slice(0, 3), slice(3, 6))
-    ]
+    pose = [interpolate_axis_angle(start.pose[part], end.pose[part], weight) for part in (slice(0, 3), slice(3, 6))]
     albedo = start.albedo if weight < 0.5 else end.albedo
     if start.albedo is not None and end.albedo is not None and start.albedo.shape == end.albedo.shape:
         blended = (1.0 - weight) * start.albedo.astype(np.float64) + weight * end.albedo.astype(np.float64)

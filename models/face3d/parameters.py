@@ -66,13 +66,13 @@ class FaceParameters:
     """(H, W, 3) RGB albedo in UV layout (v up: the first row is v = 1), or None. Travels as its own PNG."""
 
     def __post_init__(self) -> None:
+        if not 1 <= len(self.model.encode()) <= 32:
+            raise ValueError(f"a model's name has 1…32 bytes, not {self.model!r}")
         for name in _NUMBERS:
             object.__setattr__(self, name, _frozen(name, getattr(self, name)))
         if self.albedo is not None:
             if self.albedo.dtype != np.uint8 or self.albedo.ndim != 3 or self.albedo.shape[2] != 3:
-                raise ValueError(
-                    f"albedo is {self.albedo.dtype} {self.albedo.shape}; it must be uint8 (H, W, 3)"
-                )
+                raise ValueError(f"albedo is {self.albedo.dtype} {self.albedo.shape}; it must be uint8 (H, W, 3)")
             albedo = self.albedo.copy()
             albedo.flags.writeable = False
             object.__setattr__(self, "albedo", albedo)
@@ -140,13 +140,9 @@ class FaceParameters:
         record = np.load(io.BytesIO(data), allow_pickle=False)
         names = record.dtype.names or ()
         if "version" not in names or "model" not in names:
-            raise ValueError(
-                f"not face parameters: an array of {record.dtype}; expected a record with 'model'"
-            )
+            raise ValueError(f"not face parameters: an array of {record.dtype}; expected a record with 'model'")
         if int(record["version"]) != _VERSION:
-            raise ValueError(
-                f"face parameters of version {int(record['version'])}; this code reads {_VERSION}"
-            )
+            raise ValueError(f"face parameters of version {int(record['version'])}; this code reads {_VERSION}")
         missing = [name for name in _FIXED_SHAPES if name not in names]
         if missing:
             raise ValueError(f"face parameters lack {', '.join(missing)}")
@@ -156,8 +152,7 @@ class FaceParameters:
     def to_json(self) -> str:
         """A JSON object of lists; numbers survive exactly. ``albedo`` is not in it."""
         return json.dumps(
-            {"version": _VERSION, "model": self.model}
-            | {name: getattr(self, name).tolist() for name in _NUMBERS}
+            {"version": _VERSION, "model": self.model} | {name: getattr(self, name).tolist() for name in _NUMBERS}
         )
 
     @classmethod
@@ -169,9 +164,7 @@ class FaceParameters:
         known = {field.name for field in fields(cls)} - {"albedo"}
         given = set(values) - {"version"}
         if given != known:
-            raise ValueError(
-                f"face parameters lack {sorted(known - given)} and have unknown {sorted(given - known)}"
-            )
+            raise ValueError(f"face parameters lack {sorted(known - given)} and have unknown {sorted(given - known)}")
         return cls(model=values["model"], albedo=albedo, **{name: values[name] for name in _NUMBERS})
 
     # -- DECA's vector -------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from models.face3d.assets import FACE3D, convert_assets
 from models.face3d.deca import Deca
 from models.face3d.deca_crop import crop, crop_transform, landmark_box
 from models.face3d.deca_estimator import DecaEstimator
-from models.face3d.decode import decode
+from models.face3d.decode import Decoder
 from models.face3d.detail import detail_normals, load_detail_space
 from models.face3d.editing import FaceEdit, apply_edit
 from models.face3d.estimator import NoFace
@@ -99,12 +99,13 @@ def test_boxes_without_extent_are_refused():
 def test_both_frames_show_the_same_head(folder):
     """A crop that is exactly the picture's middle: decoding in the picture and cropping commute."""
     model = load_flame(folder)
+    decoder = Decoder(model)
     rng = np.random.default_rng(0)
     tform = np.array([[0.5, 0, -30.0], [0, 0.5, -20.0], [0, 0, 1]])
     face = FaceParameters.neutral("flame", shape=100, expression=50, texture=50).replaced(
         shape=rng.normal(size=100), texture=rng.normal(size=50), pose=rng.normal(size=6) * 0.2, tform=tform
     )
-    crop_frame, picture = decode(model, [face]), decode(model, [face], frame=(500, 600))
+    crop_frame, picture = decoder([face]), decoder([face], frame=(500, 600))
     pixels = (picture.landmarks3d[0, :, :2] * 0.5 + 0.5).numpy() * [600, 500]
     in_crop = pixels @ tform[:2, :2].T + tform[:2, 2]
     np.testing.assert_allclose(in_crop, (crop_frame.landmarks3d[0, :, :2] * 0.5 + 0.5).numpy() * 224, atol=1e-2)

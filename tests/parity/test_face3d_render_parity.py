@@ -9,7 +9,7 @@ import torch
 
 from models.face3d import asset_conversion as conversion
 from models.face3d import flame
-from models.face3d.decode import decode
+from models.face3d.decode import Decoder
 from models.face3d.detail import detail_normals, load_detail_space, to_uv, uv_fragments
 from models.face3d.editing import face_centre, turned
 from models.face3d.lighting import sh_basis
@@ -42,7 +42,7 @@ def as_pictures(maps) -> np.ndarray:
 
 def test_codes_in_the_crop(golden, golden_flame, golden_faces):
     g = read(golden, "render/stock224_codes")
-    decoded = decode(golden_flame, golden_faces(g))
+    decoded = Decoder(golden_flame)(golden_faces(g))
     close(decoded.vertices, g["verts"], 2e-6)
     close(decoded.vertices_ndc, g["trans_verts"], 2e-6)
     close(decoded.landmarks2d, g["landmarks2d"], 2e-6)
@@ -62,7 +62,7 @@ def test_pictures_in_the_crop(golden, golden_flame, golden_faces, backend):
         pytest.importorskip("pytorch3d")
     g = read(golden, "render/stock224_images")
     codes = read(golden, "render/stock224_codes")
-    pictures, skip = decode(golden_flame, golden_faces(codes), backend=backend).pictures, g["ambiguous"]
+    pictures, skip = Decoder(golden_flame, backend=backend)(golden_faces(codes)).pictures, g["ambiguous"]
     assert not ((pictures.alpha.numpy() != g["alpha"]) & ~skip).any()
     assert not ((pictures.facing.numpy() != g["pos_mask"]) & ~skip).any()
     close_pixels(pictures.normal, g["normal_images"], skip, most=1e-4, all_=5e-3)
@@ -82,7 +82,7 @@ def test_normals_and_albedo_within_one_grey_level_of_the_original(golden, golden
     """
     g = read(golden, "render/stock224_images")
     codes = read(golden, "render/stock224_codes")
-    pictures = decode(golden_flame, golden_faces(codes)).pictures
+    pictures = Decoder(golden_flame)(golden_faces(codes)).pictures
     close_pixels(pictures.normal, g["normal_images"], g["ambiguous"], most=1 / 255, all_=1 / 255)
     texture = torch.from_numpy(golden_flame.texture.decode(codes["tex"][:1])).permute(0, 3, 1, 2)
     albedo = torch.nn.functional.grid_sample(texture, torch.from_numpy(g["grid"]), align_corners=False)
@@ -93,7 +93,7 @@ def test_normals_and_albedo_within_one_grey_level_of_the_original(golden, golden
 def test_on_a_picture_that_is_not_square(golden, golden_flame, golden_faces):
     g = read(golden, "render/stock_orig_192x256")
     photo = g["original_image"]
-    decoded = decode(golden_flame, golden_faces(g), frame=photo.shape[2:])
+    decoded = Decoder(golden_flame)(golden_faces(g), frame=photo.shape[2:])
     pictures, skip = decoded.pictures, g["ambiguous"]
     close(decoded.vertices, g["verts"], 2e-6)
     close(decoded.visible, g["landmarks3d_visibility"], 0)
@@ -108,10 +108,10 @@ def test_on_a_picture_that_is_not_square(golden, golden_flame, golden_faces):
 def test_diffusionrig_maps_by_both_paths(golden, golden_flame, golden_faces):
     g = read(golden, "render/diffusionrig256")
     faces, skip = golden_faces(g), g["ambiguous"]
-    close(decode(golden_flame, faces).vertices_ndc, g["trans_verts_crop"], 2e-6)
+    close(Decoder(golden_flame)(faces).vertices_ndc, g["trans_verts_crop"], 2e-6)
     close(pose_vertices(golden_flame, faces), g["verts"], 2e-6)
     maps = list(render_many(golden_flame, faces, clip=False))
-    pictures = decode(golden_flame, faces, frame=(256, 256)).pictures
+    pictures = Decoder(golden_flame)(faces, frame=(256, 256)).pictures
     by_path = {
         "numba": [as_pictures([getattr(one, name) for one in maps]) for name in ("normal", "albedo", "render")],
         "torch": [pictures.normal.numpy(), pictures.albedo.numpy(), pictures.lit.numpy()],
@@ -146,17 +146,17 @@ def test_recentring_moves_landmarks_too_unlike_upstream(golden, golden_flame, go
     """Upstream shifts the vertices but returns the landmarks of the un-shifted head; ours lie on the head."""
     g = read(golden, "render/diffusionrig_recentre")
     source, edit = golden_faces(g, "pose_source")[0], golden_faces(g, "pose_edit")[0]
-    close(decode(golden_flame, [edit]).landmarks3d, g["landmarks3d_crop_not_shifted"], 2e-6)
+    close(Decoder(golden_flame)([edit]).landmarks3d, g["landmarks3d_crop_not_shifted"], 2e-6)
     shift = g["center_source"] - g["center_edit"]
     moved = turned(golden_flame, source, edit.pose[:3]).replaced(pose=edit.pose)
-    expected = decode(golden_flame, [edit]).landmarks3d_world + torch.from_numpy(shift)[:, None]
-    close(decode(golden_flame, [moved]).landmarks3d_world, expected.numpy(), 3e-6)
+    expected = Decoder(golden_flame)([edit]).landmarks3d_world + torch.from_numpy(shift)[:, None]
+    close(Decoder(golden_flame)([moved]).landmarks3d_world, expected.numpy(), 3e-6)
 
 
 def test_decode_leaves_depth_as_it_is_unlike_upstream(golden, golden_flame, golden_faces):
     """Upstream adds 10 to z of the vertices it returns; decoding twice gives us the same numbers."""
     faces = golden_faces(read(golden, "render/stock224_codes"))
-    first, second = decode(golden_flame, faces), decode(golden_flame, faces)
+    first, second = Decoder(golden_flame)(faces), Decoder(golden_flame)(faces)
     torch.testing.assert_close(first.vertices_ndc, second.vertices_ndc, rtol=0, atol=0)
     assert first.vertices_ndc[..., 2].abs().max() < 10
 
