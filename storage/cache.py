@@ -6,6 +6,7 @@ A copy is named by its sha256, so a changed shard is another file and nothing is
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +20,16 @@ from storage.shards import ShardEntry, download_shard
 
 log = logging.getLogger(__name__)
 
+ABANDONED_AFTER = 24 * 3600.0
+"""Seconds after which a download that was never finished is removed."""
+
 
 class ShardCache:
     """Downloads to a temporary name, verifies, renames; forgets the shards that were opened longest ago.
 
-    Any number of processes may share one folder: a lock a shard makes one of them download while the others wait, a lock
-    for the folder makes one of them tidy. The limit holds but for what is being downloaded at the moment. A shard that
-    is mapped when it is forgotten stays readable until closed.
+    Any number of processes may share one folder: a lock a shard makes one of them download while the others wait, a
+    lock for the folder makes one of them tidy. The limit holds but for what is being downloaded at the moment. A shard
+    that is mapped when it is forgotten stays readable until closed.
     """
 
     def __init__(self, folder: str | Path, limit: int) -> None:
@@ -68,6 +72,9 @@ class ShardCache:
 
     def _make_room(self, needed: int) -> None:
         with self._locked("tidy"):
+            for partial in self.folder.glob(".*.part"):  # of killed processes
+                if time.time() - partial.stat().st_mtime > ABANDONED_AFTER:
+                    partial.unlink()
             copies = [(path.stat(), path) for path in self.folder.glob("*.tar")]
             copies.sort(key=lambda copy: copy[0].st_mtime_ns)
             total = sum(stat.st_size for stat, _ in copies)

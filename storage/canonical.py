@@ -1,5 +1,4 @@
-"""One way to write a value as bytes, so that equal values have equal digests on every machine and in every
-process."""
+"""One way to write a value as bytes, so that equal values have equal digests on every machine and in every process."""
 
 import dataclasses
 import hashlib
@@ -12,8 +11,7 @@ from typing import Any
 def canonical_json(value: object) -> bytes:
     """UTF-8 JSON with sorted keys and no spaces.
 
-    Accepts None, bool, int, finite float, str, lists, tuples, mappings with str keys, and dataclasses (as
-    mappings).
+    Accepts None, bool, int, finite float, str, lists, tuples, mappings with str keys, and dataclasses (as mappings).
     Raises ValueError for anything else, NaN and infinities included, naming the place.
     """
     text = json.dumps(

@@ -3,9 +3,8 @@
     <store>/step-00000100/tensors-00000-1f3a….safetensors …   named by content, so attempts never collide
     <store>/step-00000100/manifest.json                       last; its presence makes the checkpoint exist
 
-Tensors are stored whole under their full names, whoever wrote them: a checkpoint of eight ranks restores to
-one, two or sixteen. Ranks may share the writing (`write_part` on each, `commit` on one), and load only what
-they ask for.
+Tensors are stored whole under their full names, whoever wrote them: a checkpoint of eight ranks restores to one, two
+or sixteen. Ranks may share the writing (`write_part` on each, `commit` on one), and load only what they ask for.
 """
 
 import json
@@ -62,9 +61,8 @@ class CheckpointStore:
     def save(self, step: int, tensors: Mapping[str, Tensor], state: object) -> None:
         """Commits a checkpoint, then forgets the oldest. Equal content under the same step is fine.
 
-        Raises CheckpointCorrupt for NaN or infinity, naming the tensor, ValueError for a state that is no
-        JSON, Conflict when the step exists with other content, StoreFull, StoreUnavailable; and nothing
-        becomes visible.
+        Raises CheckpointCorrupt for NaN or infinity, naming the tensor, ValueError for a state that is no JSON,
+        Conflict when the step exists with other content, StoreFull, StoreUnavailable; and nothing becomes visible.
         """
         self.wait()
         self.commit(step, self.write_part(step, tensors), state)
@@ -82,7 +80,7 @@ class CheckpointStore:
             self._uploader = ThreadPoolExecutor(1, "checkpoint")
 
         def upload() -> None:
-            self.commit(step, self.write_part(step, copies), json.loads(document))
+            self.commit(step, self._write(step, copies), json.loads(document))
 
         self._pending = self._uploader.submit(upload)
 
@@ -116,13 +114,17 @@ class CheckpointStore:
         self.close()
 
     def write_part(self, step: int, tensors: Mapping[str, Tensor]) -> tuple[TensorFile, ...]:
-        """Writes tensors of a checkpoint that is not committed yet; several ranks may each write theirs."""
-        finite = {name: _finite(name, tensor) for name, tensor in tensors.items()}
-        return tuple(write_tensors(self._store.child(_folder(step)), finite))
+        """Writes tensors of a checkpoint that is not committed yet; several ranks may each write theirs.
+
+        Raises CheckpointCorrupt for NaN or infinity, StoreFull, StoreUnavailable.
+        """
+        return self._write(step, {name: _finite(name, tensor) for name, tensor in tensors.items()})
 
     def commit(self, step: int, parts: Iterable[TensorFile], state: object) -> None:
-        """Makes the checkpoint of all `parts` visible, then forgets the oldest. Raises ValueError when two
-        parts hold the same tensor, Conflict when the step exists with other content."""
+        """Makes the checkpoint of all `parts` visible, then forgets the oldest.
+
+        Raises ValueError when two parts hold the same tensor, Conflict when the step exists with other content.
+        """
         files = sorted(parts, key=lambda file: file.name)
         names = [name for file in files for name in file.tensors]
         if len(set(names)) < len(names):
@@ -160,6 +162,9 @@ class CheckpointStore:
                 found = read_tensors(self._store.child(_folder(wanted)), file)
                 tensors |= {name: _finite(name, tensor) for name, tensor in found.items() if select(name)}
         return Checkpoint(wanted, tensors, document.state)
+
+    def _write(self, step: int, finite: Mapping[str, Tensor]) -> tuple[TensorFile, ...]:
+        return tuple(write_tensors(self._store.child(_folder(step)), finite))
 
     def _candidates(self) -> list[tuple[int, str]]:
         found = []

@@ -1,5 +1,4 @@
-"""Durable files on a local disk: fsync, create-once, verified copies, and plain sentences when the disk is
-full."""
+"""Durable files on a local disk: fsync, create-once, verified copies, and plain sentences when the disk is full."""
 
 import contextlib
 import errno
@@ -7,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,14 +36,30 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folders(folder: Path) -> None:
-    """mkdir -p whose new names are fsynced."""
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
+    """mkdir -p whose new names are fsynced, and which survives others who remove empty folders meanwhile."""
+    while not folder.is_dir():
+        try:
+            folder.mkdir()
+            sync_folder(folder.parent)
+        except FileNotFoundError:
+            make_folders(folder.parent)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+
+
+def remove_empty_folders(folder: Path, top: Path) -> None:
+    """Removes `folder` and those above it, below `top`, as long as they are empty."""
+    while folder != top:
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            pass  # another process was faster
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return
+            raise
         folder = folder.parent
-    for new in reversed(missing):
-        new.mkdir(exist_ok=True)
-        sync_folder(new.parent)
 
 
 @contextlib.contextmanager
@@ -79,8 +95,7 @@ def write_durably(path: Path, data: bytes) -> None:
 def publish_once(staged: Path, final: Path) -> bool:
     """Gives the finished file `staged` the name `final` unless the name is taken; says whether it did.
 
-    A hard link either appears complete or fails, whatever other writers do and whenever this process is
-    killed.
+    A hard link either appears complete or fails, whatever other writers do and whenever this process is killed.
     Raises StoreUnavailable where the filesystem has no hard links.
     """
     make_folders(final.parent)
@@ -88,6 +103,10 @@ def publish_once(staged: Path, final: Path) -> bool:
         os.link(staged, final)
     except FileExistsError:
         return False
+    except FileNotFoundError:
+        if not staged.exists():
+            raise
+        return publish_once(staged, final)  # the folder was empty, and another process removed it
     except OSError as error:
         if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK):
             raise StoreUnavailable(
@@ -130,8 +149,9 @@ def sha256_of_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def staging_folder(parent: Path) -> Iterator[Path]:
-    """A private folder under `parent`, removed at the end and locked meanwhile, so that a cleaner can tell
-    live writers from dead ones (the kernel drops the lock of a killed process)."""
+    """A private folder under `parent`, removed at the end and locked meanwhile, so that a cleaner can tell live
+    writers from dead ones (the kernel drops the lock of a killed process).
+    """
     folder = parent / uuid.uuid4().hex
     make_folders(folder)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -144,8 +164,20 @@ def staging_folder(parent: Path) -> Iterator[Path]:
             shutil.rmtree(folder)
 
 
-def in_use(folder: Path) -> bool:
-    """Whether a living process holds the staging folder."""
+def remove_abandoned(parent: Path, older_than: float) -> Iterator[tuple[Path, float, bool]]:
+    """The staging folders in `parent`, their age in seconds, and whether they were removed: those that are old enough
+    and whose writer is dead.
+    """
+    for folder in sorted(parent.glob("*")):
+        with contextlib.suppress(FileNotFoundError):  # its writer has just finished
+            age = time.time() - folder.stat().st_mtime
+            removed = age >= older_than and not _in_use(folder)
+            if removed:
+                shutil.rmtree(folder)
+            yield folder, age, removed
+
+
+def _in_use(folder: Path) -> bool:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,5 +1,4 @@
-"""What storage refuses to do. Every message is one sentence that names the object, the bound and the way
-out."""
+"""What storage refuses to do. Every message is one sentence that names the object, the bound and the way out."""
 
 
 class StorageError(Exception):
@@ -19,8 +18,7 @@ class Conflict(StorageError):
 
 
 class StoreUnavailable(StorageError):
-    """The store cannot be reached, or refuses this client (credentials, bucket, permissions, persistent
-    faults)."""
+    """The store cannot be reached, or refuses this client (credentials, bucket, permissions, persistent faults)."""
 
 
 class StoreFull(StoreUnavailable):

@@ -3,10 +3,9 @@
     <root>/identities/<identity_id>/<digest>/…    one folder a fine-tune
     <root>/erasures/<sha256 of the id>.json       tombstones; they do not tell the id
 
-A tombstone is written before the erasure begins. Stores handed out here look for it before and after they
-create an object, and take the object back when they find it. So whichever comes first, a late writer leaves
-nothing behind: its object was there when the erasure listed, or the tombstone was there when the writer
-looked.
+A tombstone is written before the erasure begins. Stores handed out here look for it before and after they create an
+object, and take the object back when they find it. So whichever comes first, a late writer leaves nothing behind: its
+object was there when the erasure listed, or the tombstone was there when the writer looked.
 """
 
 import json
@@ -22,8 +21,7 @@ from storage.interface import Store
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 PASSES = 5
-"""How often an erasure lists and deletes before it gives up against a writer that does not look for
-tombstones."""
+"""How often an erasure lists and deletes before it gives up against a writer that does not look for tombstones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +52,7 @@ class IdentityStore:
         return self._root.folders("identities/")
 
     def home(self, identity_id: str) -> Store:
-        """The store of all that belongs to the identity. Its `create` methods, too, raise Tombstoned after an
-        erasure.
+        """The store of all that belongs to the identity. Its `create` methods, too, raise Tombstoned after an erasure.
 
         Raises Tombstoned, BadKey.
         """
@@ -101,8 +98,7 @@ def _ledger_key(identity_id: str) -> str:
 
 @dataclass(frozen=True)
 class _Guarded:
-    """A store whose creations are taken back when the identity is erased; everything else is the inner
-    store's."""
+    """A store whose creations are taken back when the identity is erased; everything else is the inner store's."""
 
     inner: Store
     root: Store

@@ -7,8 +7,9 @@ STAGING = ".staging"
 
 
 def check_key(key: str) -> str:
-    """Returns `key`, or raises BadKey: absolute, "..", ".", empty or reserved parts, control characters, >
-    1,024 bytes."""
+    """Returns `key`, or raises BadKey: absolute, "..", ".", empty or reserved parts, control characters, > 1,024
+    bytes.
+    """
     for part in key.split("/"):
         if part in ("", ".", "..", STAGING):
             raise BadKey(f"the key {key!r} has the part {part!r}; keys are relative, without '.', '..' and {STAGING!r}")

@@ -1,7 +1,6 @@
 """A store in a local folder."""
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from storage.canonical import sha256_of
 from storage.disk import (
     CHUNK,
     copy_verified,
-    in_use,
     nearest_existing,
     publish_once,
+    remove_abandoned,
+    remove_empty_folders,
     room_in,
     sha256_of_file,
     staging_folder,
@@ -104,7 +104,7 @@ class LocalStore:
 
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
-        self._prune(self._path(key).parent)
+        remove_empty_folders(self._path(key).parent, Path(self.root))
 
     def delete_prefix(self, prefix: str) -> int:
         keys = [info.key for info in self.list(prefix)]
@@ -144,12 +144,9 @@ class LocalStore:
         return self._path(key)
 
     def clean(self, older_than: float) -> Iterator[Leftover]:
-        for folder in sorted(Path(self.root).rglob(f"{STAGING}/*")):
-            age = time.time() - folder.stat().st_mtime
-            removed = age >= older_than and not in_use(folder)
-            if removed:
-                rmtree(folder)
-            yield Leftover(str(folder.relative_to(self.root)), "staging folder", age, removed)
+        for parent in sorted(Path(self.root).rglob(STAGING)):
+            for folder, age, removed in remove_abandoned(parent, older_than):
+                yield Leftover(str(folder.relative_to(self.root)), "staging folder", age, removed)
 
     def _path(self, key: str) -> Path:
         return Path(self.root, check_key(key))
@@ -179,12 +176,6 @@ class LocalStore:
                 f"{path} exists with other bytes than the {size:,} bytes to be committed "
                 f"(sha256 {sha256[:16]}…); committed objects are never replaced"
             )
-
-    def _prune(self, folder: Path) -> None:
-        """Removes folders that became empty, so that a deleted prefix leaves no trace."""
-        while folder != Path(self.root) and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-            folder = folder.parent
 
 
 @contextmanager

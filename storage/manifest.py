@@ -1,5 +1,4 @@
-"""The record that makes a dataset exist: what it holds, what it was made from, and what became of every
-input."""
+"""The record that makes a dataset exist: what it holds, what it was made from, and what became of every input."""
 
 import io
 import json
@@ -19,8 +18,7 @@ from storage.shards import ShardEntry
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 MANIFEST_COPY = "manifest.copy.json"
-"""Written after the manifest and never read by readers: what `repair_dataset` restores a damaged manifest
-from."""
+"""Written after the manifest and never read by readers: what `repair_dataset` restores a damaged manifest from."""
 STATUS = "status.parquet"
 
 
@@ -70,8 +68,7 @@ class Manifest:
 
     @staticmethod
     def read(store: Store) -> "Manifest | None":
-        """None when the dataset does not exist (yet). Raises ManifestCorrupt: damaged, or from a newer
-        version."""
+        """None when the dataset does not exist (yet). Raises ManifestCorrupt: damaged, or from a newer version."""
         try:
             data = store.read(MANIFEST)
         except NotFound:
@@ -80,8 +77,7 @@ class Manifest:
 
     @staticmethod
     def from_json(data: bytes, place: str = MANIFEST) -> "Manifest":
-        """Fields that this version lacks are an error, fields that an older version lacked get their
-        defaults."""
+        """Fields that this version lacks are an error, fields that an older version lacked get their defaults."""
         try:
             body = json.loads(data)
             version = body["schema_version"]
@@ -122,8 +118,7 @@ _COLUMNS = pa.schema(
 
 
 def write_status(store: Store, rows: Iterable[StatusRow]) -> None:
-    """Commits one row an input, sorted by key, before the manifest. Equal rows give equal bytes. Raises
-    Conflict."""
+    """Commits one row an input, sorted by key, before the manifest. Equal rows give equal bytes. Raises Conflict."""
     ordered = sorted(rows, key=lambda row: (row.key, row.attempt))
     table = pa.Table.from_pylist([asdict(row) for row in ordered], schema=_COLUMNS)
     buffer = io.BytesIO()

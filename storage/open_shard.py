@@ -26,13 +26,11 @@ class Described(Protocol):
 class OpenShard:
     """Samples by row, read from a memory map.
 
-    The map is private to the file that was verified: deleting or replacing the file does not change what is
-    read.
+    The map is private to the file that was verified: deleting or replacing the file does not change what is read.
     """
 
     def __init__(self, file: IO[bytes], entry: Described, sidecar: bytes | None = None) -> None:
-        """Takes over `file`. Raises ShardCorrupt unless size, sha256 and number of samples are those of
-        `entry`."""
+        """Takes over `file`. Raises ShardCorrupt unless size, sha256 and number of samples are those of `entry`."""
         with file:
             size = file.seek(0, 2)
             if size != entry.bytes:
@@ -54,8 +52,7 @@ class OpenShard:
         self._name = entry.name
 
     def columns(self, fields: Sequence[str]) -> list[int]:
-        """What `sample` needs to find `fields`. Raises ShardCorrupt when any sample of the shard lacks any of
-        them."""
+        """What `sample` needs to find `fields`. Raises ShardCorrupt when any sample of the shard lacks any of them."""
         return self.index.columns(fields, self._name)
 
     def sample(self, row: int, columns: Sequence[int]) -> list[bytes]:

@@ -1,5 +1,6 @@
 """A store in an S3 bucket: AWS, or any server that honours If-None-Match (SeaweedFS and MinIO do)."""
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from botocore.exceptions import ClientError
+
 from storage.canonical import sha256_of
-from storage.disk import copy_verified, room_in, sha256_of_file
+from storage.disk import copy_verified, remove_abandoned, room_in, sha256_of_file, staging_folder
 from storage.errors import Conflict, NotFound, ObjectCorrupt, StoreUnavailable
 from storage.interface import Leftover, ObjectInfo
 from storage.keys import STAGING, check_key, check_prefix, is_staging
@@ -43,14 +46,17 @@ class S3Store:
         return self._requests.send(attempt, self._name(key))
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        size = self._size(key) if length > 0 else 0
-        if start >= size:
+        if length <= 0:
             return b""
+        wanted = f"bytes={start}-{start + length - 1}"
 
         def attempt(client: Any) -> bytes:
-            data: bytes = client.get_object(**self._where(key), Range=f"bytes={start}-{start + length - 1}")[
-                "Body"
-            ].read()
+            try:
+                data: bytes = client.get_object(**self._where(key), Range=wanted)["Body"].read()
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") != "InvalidRange":
+                    raise
+                return b""  # the object ends before
             return data
 
         return self._requests.send(attempt, self._name(key))
@@ -152,11 +158,8 @@ class S3Store:
 
     @contextmanager
     def _staging(self, needed: int) -> Iterator[Path]:
-        with (
-            room_in(Path(tempfile.gettempdir()), needed),
-            tempfile.TemporaryDirectory(prefix="instaface-") as folder,
-        ):
-            yield Path(folder)
+        with room_in(_scratch(), needed), staging_folder(_scratch()) as folder:
+            yield folder
 
     def staging(self, needed: int = 0) -> AbstractContextManager[Path]:
         return self._staging(needed)
@@ -171,6 +174,8 @@ class S3Store:
             if removed:
                 self._abort(upload)
             yield Leftover(upload["Key"], "multipart upload", age, removed)
+        for folder, age, removed in remove_abandoned(_scratch(), older_than):
+            yield Leftover(str(folder), "staging folder", age, removed)
 
     @property
     def _requests(self) -> S3Requests:
@@ -190,12 +195,6 @@ class S3Store:
             {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self.config.kms_key} if self.config.kms_key else {}
         )
         return {"Metadata": {"sha256": sha256}, **encryption}
-
-    def _size(self, key: str) -> int:
-        info = self.stat(key)
-        if info is None:
-            raise NotFound(f"there is no object {self._name(key)}")
-        return info.size
 
     def _commit(self, publish: Callable[[], None], key: str, size: int, sha256: str) -> None:
         try:
@@ -259,3 +258,8 @@ class S3Store:
                 )
             deleted += len(batch)
         return deleted
+
+
+def _scratch() -> Path:
+    """Where objects are put together before they are uploaded: a folder of this user in TMPDIR."""
+    return Path(tempfile.gettempdir(), f"instaface-{os.getuid()}")

@@ -1,5 +1,4 @@
-"""Requests to S3: the client of this process, one place that retries, one place that turns faults into
-sentences."""
+"""Requests to S3: the client of this process, one place that retries, one place that turns faults into sentences."""
 
 import functools
 import os

@@ -23,8 +23,7 @@ def base64_sha256(data: bytes) -> str:
 def upload_parts(
     requests: S3Requests, where: dict[str, str], attributes: dict[str, Any], path: Path, what: str
 ) -> None:
-    """Uploads the file at `path`, each part with its SHA-256, and completes it once; aborts the upload on any
-    failure.
+    """Uploads the file at `path`, each part with its SHA-256, and completes it once; aborts the upload on any failure.
 
     Raises Conflict when the object exists, StoreUnavailable.
     """

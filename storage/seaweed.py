@@ -33,8 +33,7 @@ REGION = "us-east-1"
 GRPC_OFFSET = 10_000
 """SeaweedFS listens for its own parts on port + 10,000."""
 PORTS = range(12_000, 22_000)
-"""Searched for free ports; with the offset they stay below the range that the kernel lends to outgoing
-connections."""
+"""Searched for free ports; with the offset they stay below the range that the kernel lends to outgoing connections."""
 ROLES = ("s3", "master", "volume", "filer", "admin")
 GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL; an idle server needs 2 to 4."""
@@ -54,8 +53,7 @@ class _Identity:
 
 
 class SeaweedServer:
-    """Serves `bucket` from `folder`. Start, stop and start again as you like: data and credentials stay in
-    the folder.
+    """Serves `bucket` from `folder`. Start, stop and start again as you like: data and credentials stay in the folder.
 
     The server ends with this process, however it ends. One folder is served once at a time.
     """
@@ -92,8 +90,7 @@ class SeaweedServer:
     def start(self) -> "SeaweedServer":
         """Returns when the bucket can be used.
 
-        Raises StoreUnavailable, in one sentence: no `weed` program, port taken, folder served already, no
-        start.
+        Raises StoreUnavailable, in one sentence: no `weed` program, port taken, folder served already, no start.
         """
         if self._process is not None:
             return self
@@ -213,8 +210,7 @@ class SeaweedServer:
         return self._asked("s3", "/healthz") is not None
 
     def _data_found(self) -> bool:
-        """After a restart the volumes may report to the master 5 s later than all else; reads fail
-        meanwhile."""
+        """After a restart the volumes may report to the master 5 s later than all else; reads fail meanwhile."""
         status = self._asked("master", "/dir/status")
         topology = json.loads(status)["Topology"] if status else {"Max": 0}
         known = topology["Max"] - topology.get("Free", 0)

@@ -1,11 +1,10 @@
-"""Runs a server as long as the process that asked for it lives; `storage.seaweed` starts this file as a
-program.
+"""Runs a server as long as the process that asked for it lives; `storage.seaweed` starts this file as a program.
 
     python seaweed_guard.py PARENT GRACE COMMAND…
 
-Stops the command by SIGTERM, and by SIGKILL after GRACE seconds, when it is itself asked to stop or when
-PARENT is gone, however that died. If the guard is killed, the kernel kills the command (Linux). Only the
-standard library is used.
+Stops the command by SIGTERM, and by SIGKILL after GRACE seconds, when it is itself asked to stop or when PARENT is
+gone, however that died. If the guard is killed, the kernel kills the command (Linux). Only the standard library is
+used.
 """
 
 import contextlib

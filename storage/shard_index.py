@@ -1,8 +1,7 @@
 """Where each sample of a shard lies, so that it can be read without reading the others.
 
-The index is derived from the shard and can always be rebuilt. Its sidecar (`shard-000000.index.json`) names
-the sha256 of the shard it belongs to and carries its own digest; one that fits neither is ignored and
-rebuilt.
+The index is derived from the shard and can always be rebuilt. Its sidecar (`shard-000000.index.json`) names the sha256
+of the shard it belongs to and carries its own digest; one that fits neither is ignored and rebuilt.
 """
 
 import hashlib
@@ -11,7 +10,6 @@ import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from storage.canonical import canonical_json
 from storage.errors import BadKey, ShardCorrupt
@@ -25,8 +23,7 @@ _FIELD = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 def check_sample_key(key: str) -> str:
-    """Returns `key`, or raises BadKey: only letters, digits, "_" and "-" (a dot would start the field's
-    name)."""
+    """Returns `key`, or raises BadKey: only letters, digits, "_" and "-" (a dot would start the field's name)."""
     if not _KEY.fullmatch(key):
         raise BadKey(f"{key!r} cannot be the key of a sample; use letters, digits, '_' and '-'")
     return key
@@ -45,20 +42,15 @@ class ShardIndex:
     fields: tuple[str, ...]
     keys: tuple[str, ...]
     spans: "array[int]"
-    """Start and size of every field of every sample, in the order of `keys` and `fields`; ABSENT where it
-    lacks one."""
+    """Start and size of every field of every sample, in the order of `keys` and `fields`; ABSENT where it lacks one."""
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    @cached_property
-    def rows(self) -> dict[str, int]:
-        """Key → row."""
-        return {key: row for row, key in enumerate(self.keys)}
-
     def columns(self, fields: Sequence[str], shard: str) -> list[int]:
-        """Positions of `fields` in a row of `spans`. Raises ShardCorrupt when any sample lacks any of
-        them."""
+        """Positions of `fields` in a row of `spans`. Raises ShardCorrupt when any sample lacks any of them."""
+        if not self.keys:
+            return [0] * len(fields)
         columns = []
         for field in fields:
             if field not in self.fields:
@@ -102,8 +94,8 @@ def _digest(text: bytes) -> bytes:
 def index_tar(tar: bytes | memoryview, shard: str, sha256: str) -> ShardIndex:
     """Reads every header of the shard.
 
-    Raises ShardCorrupt, naming the member, for duplicate fields, keys that come back after another sample,
-    names without a key or a field, and whatever `storage.tar.members` refuses.
+    Raises ShardCorrupt, naming the member, for duplicate fields, keys that come back after another sample, names
+    without a key or a field, and whatever `storage.tar.members` refuses.
     """
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     current = None

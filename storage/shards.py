@@ -64,23 +64,21 @@ def write_shard(store: Store, name: str, samples: Iterable[Sample], fields: Sequ
     """Commits the shard `name` with all `samples`, in their order, and its index.
 
     Equal samples give equal bytes; a shard that exists with these bytes is fine.
-    Raises Conflict when it exists with others, ValueError for a sample that lacks a field or has another one,
-    for a repeated key and beyond MOST_SAMPLES or LARGEST_SHARD, BadKey, StoreFull, StoreUnavailable.
+    Raises Conflict when it exists with others, ValueError for a sample that lacks a field or has another one, for a
+    repeated key and beyond MOST_SAMPLES or LARGEST_SHARD, BadKey, StoreFull, StoreUnavailable.
     """
     return _write(store, samples, fields, lambda sha256: name)
 
 
 def write_named_by_content(store: Store, name: str, samples: Iterable[Sample], fields: Sequence[str]) -> ShardEntry:
-    """Like `write_shard`, under a name that tells the content ("shard-000042-1f3ab09c.tar"): it never
-    conflicts."""
+    """Like `write_shard`, under a name that tells the content ("shard-000042-1f3ab09c.tar"): it never conflicts."""
     return _write(store, samples, fields, lambda sha256: f"{name.removesuffix('.tar')}-{sha256[:12]}.tar")
 
 
 def write_shards(
     store: Store, samples: Iterable[Sample], fields: Sequence[str], *, max_samples: int = 1000, first: int = 0
 ) -> Iterator[ShardEntry]:
-    """Cuts a stream of samples into shards of `max_samples`, numbered from `first`; each is committed when
-    yielded."""
+    """Cuts a stream of samples into shards of `max_samples`, numbered from `first`; each is committed when yielded."""
     if not 1 <= max_samples <= MOST_SAMPLES:
         raise ValueError(f"max_samples is {max_samples}; a shard takes 1 to {MOST_SAMPLES:,}")
     remaining, number = iter(samples), first

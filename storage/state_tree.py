@@ -1,8 +1,7 @@
 """Nested state (of an optimiser, a scheduler, a random generator) as tensors by name and a JSON value.
 
 tensors, skeleton = split_state({"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()})
-checkpoints.save(step, tensors, skeleton)
-state = join_state(checkpoint.tensors, checkpoint.state)
+checkpoints.save(step, tensors, skeleton) state = join_state(checkpoint.tensors, checkpoint.state)
 """
 
 from collections.abc import Mapping
@@ -16,8 +15,8 @@ _TENSOR, _PAIRS, _TUPLE = "__tensor__", "__pairs__", "__tuple__"
 def split_state(state: object) -> tuple[dict[str, Tensor], Any]:
     """Tensors named by their path ("optimizer.state.0.exp_avg") and the rest with references to them.
 
-    Takes tensors, JSON values, tuples and mappings with str or int keys. Raises ValueError for anything else,
-    and for two tensors whose paths read the same.
+    Takes tensors, JSON values, tuples and mappings with str or int keys. Raises ValueError for anything else, and for
+    two tensors whose paths read the same.
     """
     tensors: dict[str, Tensor] = {}
     return tensors, _split(state, "", tensors)

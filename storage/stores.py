@@ -14,8 +14,7 @@ __all__ = ["Leftover", "LocalStore", "ObjectInfo", "S3Config", "S3Store", "Store
 
 
 def open_store(uri: str | Path, *, s3: S3Config | None = None) -> Store:
-    """Opens "s3://bucket/prefix", "file:///folder" or a plain folder path. Nothing is contacted or created
-    yet.
+    """Opens "s3://bucket/prefix", "file:///folder" or a plain folder path. Nothing is contacted or created yet.
 
     Raises BadKey for any other scheme and for locations that cannot be.
     """

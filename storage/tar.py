@@ -1,8 +1,8 @@
 """The part of the tar format that shards use: regular files with plain names, and nothing else.
 
-Written: POSIX ustar headers without times or owners, so that equal samples give equal bytes. Read: ustar, GNU
-long names and pax records (webdataset's writer emits them), with everything refused that could surprise a
-reader. Format: POSIX.1-1988 ustar and POSIX.1-2001 pax interchange format.
+Written: POSIX ustar headers without times or owners, so that equal samples give equal bytes. Read: ustar, GNU long
+names and pax records (webdataset's writer emits them), with everything refused that could surprise a reader. Format:
+POSIX.1-1988 ustar and POSIX.1-2001 pax interchange format.
 """
 
 from collections.abc import Iterator

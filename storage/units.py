@@ -1,8 +1,8 @@
 """Units of work: a shard together with what became of its inputs, decided once even when attempts differ.
 
-Time-outs and crashes make two attempts at one unit differ. So an attempt first stores its shard under a name that holds
-the content's digest, which collides with nothing, and then tries to create the unit's record. Whoever creates it has
-decided; every other attempt, a late one included, adopts that decision.
+Time-outs and crashes make two attempts at one unit differ. So an attempt first stores its shard under a name that
+holds the content's digest, which collides with nothing, and then tries to create the unit's record. Whoever creates it
+has decided; every other attempt, a late one included, adopts that decision.
 """
 
 import json

@@ -60,12 +60,10 @@ def verify_dataset(root: Store) -> Iterator[Finding]:
 
 
 def repair_dataset(root: Store, *, withdraw: bool = False) -> Iterator[Repair]:
-    """Rebuilds indexes from shards and manifests from their copies, and removes shards that no manifest
-    names.
+    """Rebuilds indexes from shards and manifests from their copies, and removes shards that no manifest names.
 
-    A damaged or missing shard cannot be rebuilt from what is stored. With `withdraw` such a shard, its record
-    and the manifest are removed, so that running the stage again recomputes that shard alone; without, it is
-    only reported.
+    A damaged or missing shard cannot be rebuilt from what is stored. With `withdraw` such a shard, its record and the
+    manifest are removed, so that running the stage again recomputes that shard alone; without, it is only reported.
     """
     for place, names in _folders(root).items():
         store = root.child(place) if place else root
@@ -80,8 +78,8 @@ def repair_dataset(root: Store, *, withdraw: bool = False) -> Iterator[Repair]:
 def clean_staging(root: Store, older_than: float = 24 * 3600.0) -> list[Leftover]:
     """Removes staging folders of dead writers and multipart uploads that were begun `older_than` seconds ago.
 
-    What lives or is younger is listed with `removed` False. Younger than a minute is never safe to remove,
-    because a writer may not have locked its folder yet: raises ValueError below 60 seconds.
+    What lives or is younger is listed with `removed` False. Younger than a minute is never safe to remove, because a
+    writer may not have locked its folder yet: raises ValueError below 60 seconds.
     """
     if older_than < 60:
         raise ValueError(f"older_than is {older_than} s; what is younger than 60 s may belong to a living writer")

@@ -4,8 +4,10 @@ A conftest that wants them says `from s3_server import s3_server, s3_store`; sev
 shared.
 """
 
+import tempfile
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -30,10 +32,17 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServe
         _running.pop().stop()
 
 
+def use_temporary_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that tests clean up their own unfinished uploads and nobody else's."""
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
 @pytest.fixture
-def s3_store(s3_server: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """An empty store in the bucket; credentials and endpoint are in the environment, for child processes
-    too."""
+def s3_store(s3_server: SeaweedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
+    """An empty store in the bucket; credentials and endpoint are in the environment, for child processes too."""
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
+    use_temporary_folder(tmp_path / "scratch", monkeypatch)
     return open_store(f"s3://{s3_server.bucket}/test-{uuid.uuid4().hex}")

@@ -94,7 +94,8 @@ def test_a_killed_writer_shows_nothing_broken(
         visible = _contents(store)
         strange = {key for key, sha256 in visible.items() if allowed.get(key) != sha256}
         assert not strange, f"after kill {killed}: {strange}"
-        storage_writer.check_what_is_visible(uri, str(tmp_path / "cache"))
+        if killed % 4 == 0:
+            storage_writer.check_what_is_visible(uri, str(tmp_path / "cache"))
         if process.exitcode == -signal.SIGKILL:
             killed += 1
             attempt += 1

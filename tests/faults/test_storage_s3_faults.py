@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from faulty_proxy import FaultyProxy
-from s3_server import s3_server, s3_store  # noqa: F401
+from s3_server import s3_server, use_temporary_folder  # noqa: F401
 
 from storage.errors import ObjectCorrupt, StoreUnavailable
 from storage.interface import Store
@@ -29,11 +29,15 @@ def proxy(s3_server: SeaweedServer) -> FaultyProxy:
 
 @pytest.fixture
 def stores(
-    proxy: FaultyProxy, s3_server: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+    proxy: FaultyProxy,
+    s3_server: SeaweedServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Store, Store]]:
     """The same place through the proxy and directly."""
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
+    use_temporary_folder(tmp_path_factory.mktemp("uploads") / "scratch", monkeypatch)
     uri = f"s3://{s3_server.bucket}/faults-{uuid.uuid4().hex}"
     with proxy.serving() as endpoint:
         through = S3Config(endpoint=endpoint, addressing="path", part_size=5 << 20)

@@ -222,7 +222,7 @@ def test_s3_takes_large_files_in_parts(s3_store: S3Store, tmp_path: Path) -> Non
     big.write_bytes(b"y" * (12 << 20))
     with pytest.raises(Conflict):
         store.create_from_file("big", big)
-    assert list(store.clean(0)) == [], "a refused upload is aborted"
+    assert list(store.clean(0)) == [], "a refused upload is aborted, and nothing is left on the disk"
 
 
 def test_s3_compares_with_objects_of_other_programs(s3_store: S3Store) -> None:
