@@ -86,8 +86,10 @@ class FaceEdit:
     """Opening added, 1 being fully open (30° of a jaw joint, or the unit jawOpen)."""
     expressions: Mapping[str, float] = field(default_factory=dict)
     """Weights added, by unit name ("jawOpen"), by preset ("smile") or by a preset of the model's own."""
-    expression_vector: tuple[float, ...] | None = None
-    """(E,) added to the expression coefficients as they are."""
+    expression_vector: tuple[float, ...] = ()
+    """Added to the first expression coefficients as they are: FLAME's are unlabelled."""
+    shape_vector: tuple[float, ...] = ()
+    """Added to the first identity coefficients, in standard deviations: another person's head."""
     light: str | tuple[tuple[float, ...], ...] | None = None
     """Preset name, or (9, 3) coefficients, or None to keep the photograph's light."""
     light_strength: float = 1.0
@@ -112,8 +114,11 @@ class FaceEdit:
                     f"light is a preset of {sorted(light_presets())} or (9, 3) numbers, not {self.light!r}"
                 )
             object.__setattr__(self, "light", tuple(tuple(map(float, row)) for row in rows))
-        if self.expression_vector is not None:
-            object.__setattr__(self, "expression_vector", tuple(map(float, self.expression_vector)))
+        for name in ("expression_vector", "shape_vector"):
+            vector = tuple(map(float, getattr(self, name)))
+            if not np.isfinite(vector).all():
+                raise ValueError(f"{name} holds NaN or infinity: {vector}")
+            object.__setattr__(self, name, vector)
         object.__setattr__(self, "expressions", dict(self.expressions))
 
     def to_json(self) -> str:
@@ -145,7 +150,8 @@ def apply_edit(model: MorphableModel, parameters: FaceParameters, edit: FaceEdit
     if edit.light is not None:
         target = light_preset(edit.light) if isinstance(edit.light, str) else edit.light
         light = relight(parameters.light, target, edit.light_strength).astype(np.float32)
-    edited = parameters.replaced(expression=expression, pose=pose, light=light)
+    shape = _added(parameters.shape.astype(np.float64), edit.shape_vector, "shape_vector")
+    edited = parameters.replaced(shape=shape, expression=expression, pose=pose, light=light)
     if not (edit.yaw or edit.pitch or edit.roll):
         return edited
     angles = torch.tensor(np.radians([-edit.pitch, edit.yaw, -edit.roll]), dtype=torch.float64)
@@ -202,20 +208,23 @@ def _expression(model: MorphableModel, parameters: FaceParameters, edit: FaceEdi
     jaw = 0.0
     units = dict(edit.expressions)
     if edit.jaw:
-        units["jaw"] = edit.jaw
+        units["jaw"] = units.get("jaw", 0.0) + edit.jaw
     for name, weight in units.items():
         change, opening = _direction(model, name)
         expression += weight * change
         jaw += weight * opening
-    if edit.expression_vector is not None:
-        if len(edit.expression_vector) != len(expression):
-            raise ValueError(f"expression_vector has {len(edit.expression_vector)} numbers, not {len(expression)}")
-        expression += edit.expression_vector
+    expression = _added(expression, edit.expression_vector, "expression_vector")
     if model.expression_bounds is not None:
         expression = np.clip(expression, *model.expression_bounds)
     current = float(parameters.pose[3])
     limited = float(np.clip(current + jaw * JAW_OPEN, min(current, 0.0), max(current, JAW_OPEN)))
     return expression.astype(np.float32), np.array([limited - current, 0.0, 0.0], np.float32)
+
+
+def _added(codes: NDArray[np.float64], vector: tuple[float, ...], name: str) -> NDArray[np.float64]:
+    if len(vector) > len(codes):
+        raise ValueError(f"{name} has {len(vector)} numbers; this model has {len(codes)} coefficients")
+    return np.asarray(codes + np.pad(vector, (0, len(codes) - len(vector))), np.float64)
 
 
 def _direction(model: MorphableModel, name: str) -> tuple[NDArray[np.float64], float]:

@@ -136,6 +136,7 @@ def test_edits_survive_json():
         ({"light": "disco"}, "no light preset"),
         ({"light": [[1, 2, 3]]}, r"\(9, 3\) numbers"),
         ({"light_strength": 2}, "light_strength"),
+        ({"shape_vector": (float("inf"),)}, "shape_vector holds NaN or infinity"),
     ],
 )
 def test_impossible_edits_are_refused(fields, message):
@@ -146,8 +147,15 @@ def test_impossible_edits_are_refused(fields, message):
 def test_unknown_expressions_are_refused_by_name(model, face):
     with pytest.raises(ValueError, match="cannot do 'eyebrowDance'"):
         apply_edit(model, face, FaceEdit(expressions={"eyebrowDance": 1}))
-    with pytest.raises(ValueError, match="expression_vector has 2 numbers"):
-        apply_edit(model, face, FaceEdit(expression_vector=(1.0, 2.0)))
+    with pytest.raises(ValueError, match="expression_vector has 99 numbers"):
+        apply_edit(model, face, FaceEdit(expression_vector=(1.0,) * 99))
+
+
+def test_vectors_are_added_to_the_first_coefficients(model, face):
+    edited = apply_edit(model, face, FaceEdit(shape_vector=(1.0, -2.0)))
+    np.testing.assert_allclose(edited.shape[:2] - face.shape[:2], [1, -2], atol=1e-6)
+    np.testing.assert_array_equal(edited.shape[2:], face.shape[2:])
+    assert apply_edit(model, face, FaceEdit(expression_vector=(0.0, 0.5))).expression[1] == 0.5
 
 
 def test_transfer_takes_what_it_is_told(model, face):
