@@ -19,7 +19,7 @@ from models.face3d.landmarks import Face, FaceLandmarker, landmarks68
 from models.face3d.mesh_topology import LIPS_INNER, mouth_gap
 from models.face3d.open_head import CAMERA_DISTANCE, DATA_FILE, Arrays, assemble, read_arrays, write_arrays
 from models.face3d.render import geometry
-from models.face3d.rendered_trial import rendered_heads
+from models.face3d.rendered_trial import rendered_heads, rendered_persons
 from models.face3d.rotations import axis_angle_matrix
 from models.images import read_image
 
@@ -111,6 +111,24 @@ def depth_of_points(arrays: Arrays, *, count: int = 160, seed: int = 101) -> Non
     print(f"depth of mesh points: {np.sqrt((depth**2).mean()) * 1e3:.2f} mm root mean square")
 
 
+def identity_metric(arrays: Arrays, *, count: int = 220, views: int = 3, seed: int = 211) -> None:
+    """Set `identity_whitening` from how identity codes of one rendered person scatter over pictures."""
+    head = assemble(arrays)
+    landmarker, fitter = FaceLandmarker(), LandmarkFitter(head)
+    codes: dict[int, list[FloatArray]] = {}
+    for person, known in rendered_persons(count, views, seed, head):
+        faces = landmarker.detect(known.image)
+        if faces:
+            codes.setdefault(person, []).append(fitter.fit(faces[0].mesh, faces[0].iris).shape.astype(np.float64))
+    groups = [np.stack(group) for group in codes.values() if len(group) > 1]
+    scatter = np.concatenate([group - group.mean(axis=0) for group in groups])
+    free = sum(len(group) - 1 for group in groups)
+    within = scatter.T @ scatter / free
+    within += np.eye(len(within)) * 0.15 * np.trace(within) / len(within)
+    values, vectors = np.linalg.eigh(within)
+    arrays["identity_whitening"] = (vectors / np.sqrt(2 * values)).astype(np.float16)
+
+
 def _places(arrays: Arrays) -> FloatArray:
     """(468, 3) mesh points on the template."""
     corners = arrays["template"].astype(np.float64)[arrays["faces"].astype(np.int64)]
@@ -158,7 +176,9 @@ def main() -> None:
         for what, group in (("own", mine), ("held out", other)):
             residuals = [fitter.fit(face.mesh, face.iris).residual for face in group]
             print(f"half {half}, {what}: mean {np.mean(residuals):.4f}, worst {np.max(residuals):.4f}")
-    write_arrays(DATA_FILE, calibrate(fresh, faces))
+    final = calibrate(fresh, faces)
+    identity_metric(final)
+    write_arrays(DATA_FILE, final)
     record_origin(f"{len(faces)} faces of photographs, mean errors only")
 
 

@@ -15,7 +15,10 @@ from models.face3d.mesh_topology import LANDMARKS_68
 from models.face3d.morphable import LandmarkSet, MorphableModel
 from models.face3d.texture import TextureSpace
 
-__all__ = ["CAMERA_DISTANCE", "DATA_FILE", "OpenHead", "load_open_head", "read_arrays", "write_arrays"]
+__all__ = [
+    "CAMERA_DISTANCE", "DATA_FILE", "OpenHead", "assemble", "identity_distance", "load_open_head", "read_arrays",
+    "write_arrays",
+]  # fmt: skip
 
 CAMERA_DISTANCE: Final = 1.5
 """Metres; photographs rarely tell their distance, 1.5 m lies between a selfie and a portrait."""
@@ -42,6 +45,8 @@ class OpenHead:
     landmark_depth: npt.NDArray[np.float32]
     """(468,) metres along the head's z that the mesh network puts a point before (+) or behind its place on the
     surface; only the fit uses it."""
+    identity_whitening: npt.NDArray[np.float32]
+    """(S, S): identity codes times this are isotropic over pictures of one person (`identity_distance`)."""
     mean_albedo: npt.NDArray[np.float32]
     """(V, 3) linear RGB in [0, 1]: a plain complexion."""
     skin_share: npt.NDArray[np.float32]
@@ -107,9 +112,16 @@ def assemble(arrays: Arrays) -> OpenHead:
         part_of_vertex=names[arrays["part_of_vertex"].astype(np.int64)],
         landmark_spread=arrays["landmark_spread"].astype(np.float32),
         landmark_depth=arrays["landmark_depth"].astype(np.float32),
+        identity_whitening=arrays["identity_whitening"].astype(np.float32),
         mean_albedo=arrays["mean_albedo"].astype(np.float32) / np.float32(255),
         skin_share=arrays["skin_share"].astype(np.float32) / np.float32(255),
     )
+
+
+def identity_distance(head: OpenHead, one: npt.NDArray[np.floating], two: npt.NDArray[np.floating]) -> float:
+    """How far two identity codes (S,) are apart: differences that pose, expression and light alone bring about
+    count less. About 1 times the square root of S for two pictures of one rendered head."""
+    return float(np.linalg.norm((one - two) @ head.identity_whitening))
 
 
 def _subset(points: LandmarkSet, chosen: "tuple[int, ...] | range") -> LandmarkSet:

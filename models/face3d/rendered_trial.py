@@ -11,14 +11,13 @@ import numpy.typing as npt
 from models.face3d.estimator import FaceEstimator, NoFace
 from models.face3d.lighting import ambient_light, directional_light, exposure
 from models.face3d.maps import ConditionMaps
-from models.face3d.mesh_topology import mouth_gap
 from models.face3d.morphable import MorphableModel
 from models.face3d.open_head import OpenHead, load_open_head
 from models.face3d.parameters import FaceParameters
 from models.face3d.render import geometry, render_maps
 from models.face3d.rotations import axis_angle_matrix
 
-__all__ = ["KnownHead", "TrialFigures", "compare", "rendered_heads", "summarise"]
+__all__ = ["KnownHead", "TrialFigures", "compare", "rendered_heads", "rendered_persons", "summarise"]
 
 Floats = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
@@ -51,26 +50,38 @@ class TrialFigures:
     """Degrees between the directions of strongest light (band 1)."""
     mouth_true: float
     mouth_found: float
-    """Lip gap over outer-eye distance."""
+    """Opening of the inner lips over the outer-eye distance, both measured on the heads in 3D."""
     tone: float
     """Mean absolute error of the skin's albedo, in [0, 1]."""
 
 
 def rendered_heads(count: int, seed: int, head: OpenHead | None = None) -> Iterator[KnownHead]:
-    """Random heads: identity, yaw up to ±35°, expression, skin tone, coloured light, blurred backgrounds."""
-    head = head or load_open_head()
-    model, rng = head.model, np.random.default_rng(seed)
-    assert model.texture is not None
+    """Random heads: identity, yaw up to ±35°, expression, skin tone, coloured light, smooth backgrounds."""
+    chosen, rng = head or load_open_head(), np.random.default_rng(seed)
     for _ in range(count):
-        parameters = _random_face(model, rng)
-        tone = np.array(_TONES[int(rng.integers(len(_TONES)))]) * rng.uniform(0.95, 1.05, 3)
-        albedo = np.clip(model.texture.mean * (tone / np.array(_TONES[1])), 0, 1)
-        parameters = parameters.replaced(albedo=(albedo * 255).astype(np.uint8))
-        maps = render_maps(model, parameters)
-        background = _background(rng)
-        picture = np.where(maps.mask[..., None], maps.render, background)
-        noisy = picture * 255 + rng.normal(0, 1.5, picture.shape)
-        yield KnownHead(image=np.clip(noisy, 0, 255).astype(np.uint8), parameters=parameters, maps=maps)
+        yield _known(chosen.model, _random_face(chosen.model, rng), rng)
+
+
+def rendered_persons(
+    count: int, views: int, seed: int, head: OpenHead | None = None
+) -> Iterator[tuple[int, KnownHead]]:
+    """`views` random pictures of each of `count` identities, with the identity's number."""
+    chosen, rng = head or load_open_head(), np.random.default_rng(seed)
+    for person in range(count):
+        shape = _random_face(chosen.model, rng).shape
+        for _ in range(views):
+            yield person, _known(chosen.model, _random_face(chosen.model, rng).replaced(shape=shape), rng)
+
+
+def _known(model: MorphableModel, parameters: FaceParameters, rng: np.random.Generator) -> KnownHead:
+    assert model.texture is not None
+    tone = np.array(_TONES[int(rng.integers(len(_TONES)))]) * rng.uniform(0.95, 1.05, 3)
+    albedo = np.clip(model.texture.mean * (tone / np.array(_TONES[1])), 0, 1)
+    parameters = parameters.replaced(albedo=(albedo * 255).astype(np.uint8))
+    maps = render_maps(model, parameters)
+    picture = np.where(maps.mask[..., None], maps.render, _background(rng))
+    noisy = picture * 255 + rng.normal(0, 1.5, picture.shape)
+    return KnownHead(image=np.clip(noisy, 0, 255).astype(np.uint8), parameters=parameters, maps=maps)
 
 
 def _random_face(model: MorphableModel, rng: np.random.Generator) -> FaceParameters:
@@ -122,8 +133,8 @@ def compare(estimator: FaceEstimator, known: KnownHead) -> TrialFigures | None:
         yaw=_yaw(found.parameters) - _yaw(known.parameters),
         normal=float(np.degrees(np.arccos(np.clip(dot, -1, 1))).mean()),
         light=_angle(_towards(found.parameters.light), _towards(known.parameters.light)),
-        mouth_true=_true_gap(estimator.model, known.parameters),
-        mouth_found=mouth_gap(found.fitted),
+        mouth_true=_opening(estimator.model, known.parameters),
+        mouth_found=_opening(estimator.model, found.parameters),
         tone=float(np.abs(maps.albedo[skin].mean(axis=0) - known.maps.albedo[skin].mean(axis=0)).mean()),
     )
 
@@ -143,7 +154,7 @@ def summarise(figures: Sequence[TrialFigures]) -> dict[str, float]:
     }
 
 
-def _true_gap(model: MorphableModel, parameters: FaceParameters) -> float:
+def _opening(model: MorphableModel, parameters: FaceParameters) -> float:
     """Opening of the inner lips in the head's own frame over the outer-eye distance; 0 where they touch or cross."""
     points = geometry(model, parameters.replaced(pose=np.zeros(6, np.float32))).landmarks_world["mesh468"]
     opening = (points[[82, 13, 312], 1] - points[[87, 14, 317], 1]).mean()
