@@ -65,18 +65,17 @@ def remove_empty_folders(folder: Path, top: Path) -> None:
 @contextlib.contextmanager
 def room_in(folder: Path, needed: int) -> Iterator[None]:
     """Checks that `needed` bytes fit, and turns a disk that fills up meanwhile into StoreFull."""
+    free = shutil.disk_usage(nearest_existing(folder)).free
+    advice = "free some space or choose a folder on another disk"
+    if free < needed:
+        raise StoreFull(f"the disk of {folder} is full: {needed:,} bytes are needed and {free:,} are free; {advice}")
     try:
-        free = shutil.disk_usage(nearest_existing(folder)).free
-        if free < needed:
-            raise OSError(errno.ENOSPC, "checked before writing")
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        free = shutil.disk_usage(nearest_existing(folder)).free
         raise StoreFull(
-            f"the disk of {folder} is full: {needed:,} bytes are needed and {free:,} are free; "
-            "free some space or choose a folder on another disk"
+            f"the disk of {folder} is full: the {free:,} bytes that were free did not suffice; {advice}"
         ) from error
 
 
