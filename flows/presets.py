@@ -21,9 +21,9 @@ def tiny() -> Preset:
         extract=ExtractConfig(estimator="open", bad_share_limit=0.6),
         encode=EncodeConfig(codec="patch-cosine", semantic="efficientnet-lite0", face="dlib"),
         train=TrainConfig(
-            model="tiny", steps=24, batch=2, learning_rate=1e-3, checkpoint_every=12, learning_rate_warmup=4
+            model="tiny", steps=60, batch=4, learning_rate=2e-3, checkpoint_every=20, learning_rate_warmup=4
         ),
-        finetune=FinetuneConfig(steps=50, copies=8, learning_rate=1e-3),
+        finetune=FinetuneConfig(steps=50, copies=8, learning_rate=2e-3),
         edit=EditConfig(steps=20),
         evaluate=EvaluateConfig(),
     )
@@ -35,7 +35,7 @@ def debug() -> Preset:
     return replace(
         preset,
         name="debug",
-        train=replace(preset.train, steps=4, checkpoint_every=2),
+        train=replace(preset.train, steps=4, batch=2, checkpoint_every=2),
         finetune=replace(preset.finetune, steps=3, copies=2),
         edit=replace(preset.edit, steps=2),
     )
