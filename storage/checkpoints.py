@@ -214,11 +214,11 @@ class CheckpointStore:
         """
         outdated = self.steps()[: -self._keep]
         for step, folder in self._candidates():
-            below = self._store.child(folder)
+            manifest = f"{folder}/{MANIFEST}"
             if step in outdated:
-                below.delete(MANIFEST)
-            if step in outdated or (step < committed and below.stat(MANIFEST) is None):
-                below.delete_prefix("")
+                self._store.delete(manifest)
+            if step in outdated or (step < committed and self._store.stat(manifest) is None):
+                self._store.delete_prefix(f"{folder}/")
         document = self._document(_folder(committed))
         if document is not None:
             below = self._store.child(_folder(committed))

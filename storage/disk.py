@@ -152,7 +152,11 @@ def staging_folder(parent: Path) -> Iterator[Path]:
     writers from dead ones (the kernel drops the lock of a killed process).
     """
     folder = parent / uuid.uuid4().hex
-    make_folders(folder)
+    while not folder.is_dir():
+        make_folders(parent.parent)
+        with contextlib.suppress(FileNotFoundError):  # another process has just removed an empty parent
+            parent.mkdir(exist_ok=True)
+            folder.mkdir()
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -161,6 +165,7 @@ def staging_folder(parent: Path) -> Iterator[Path]:
         os.close(descriptor)
         with contextlib.suppress(FileNotFoundError):  # an erasure may have taken it away
             shutil.rmtree(folder)
+        remove_empty_folders(parent, parent.parent)
 
 
 def remove_abandoned(parent: Path, older_than: float) -> Iterator[tuple[Path, float, bool]]:

@@ -68,15 +68,13 @@ class LocalStore:
             return iter(())
 
     def create(self, key: str, data: bytes) -> None:
-        path = self._path(key)
-        if path.exists():
-            return self._same_or_conflict(key, len(data), sha256_of(data))
-        with self.staging(len(data)) as folder:
-            staged = folder / "object"
-            write_durably(staged, data)
-            if not publish_once(staged, path):
-                self._same_or_conflict(key, len(data), sha256_of(data))
-        return None
+        final = self._path(key)
+        if not final.exists():
+            with self.staging(len(data)) as folder:
+                write_durably(folder / "object", data)
+                if publish_once(folder / "object", final):
+                    return
+        self._same_or_conflict(key, len(data), sha256_of(data))
 
     def create_from_file(self, key: str, path: Path) -> None:
         final, size = self._path(key), path.stat().st_size
@@ -171,7 +169,11 @@ class LocalStore:
 
     def _same_or_conflict(self, key: str, size: int, sha256: str) -> None:
         path = self._path(key)
-        if path.stat().st_size != size or sha256_of_file(path) != sha256:
+        try:
+            same = path.stat().st_size == size and sha256_of_file(path) == sha256
+        except FileNotFoundError:
+            raise Conflict(f"{path} was created and deleted by others at this moment; try again") from None
+        if not same:
             raise Conflict(
                 f"{path} exists with other bytes than the {size:,} bytes to be committed "
                 f"(sha256 {sha256[:16]}…); committed objects are never replaced"

@@ -236,7 +236,9 @@ class S3Store:
                         yield from below(item["Prefix"])
                         yield item["Prefix"]
 
-        for folder in list(below(top.removesuffix("/"))):
+        # Asked for "a/b", SeaweedFS does not name the empty folder "a/b/"; asked for "a/" it does.
+        above = top[: top.rstrip("/").rfind("/") + 1]
+        for folder in list(below(above)):
             self._requests.call("delete_object", self.uri, Bucket=self.bucket, Key=folder)
 
     def _uploads(self, prefix: str) -> Iterator[dict[str, Any]]:

@@ -53,7 +53,7 @@ def test_a_shard_that_does_not_fit(small_disk: Path) -> None:
     store = open_store(small_disk)
     first = write_shard(store, "shard-000000.tar", [("a", {"x": bytes(MIB)})], ["x"])
     samples = ((f"k{n}", {"x": os.urandom(MIB)}) for n in range(100))
-    with pytest.raises(StoreFull, match="is full: the .* bytes that were free did not suffice"):
+    with pytest.raises(StoreFull, match=r"is full: the .* bytes that were free did not suffice"):
         write_shard(store, "shard-000001.tar", samples, ["x"])
     assert [info.key for info in store.list()] == ["shard-000000.index.json", "shard-000000.tar"]
     assert not list(small_disk.rglob(".staging/*"))

@@ -130,6 +130,13 @@ def test_an_index_that_fits_nothing_is_ignored(tmp_path: Path) -> None:
         assert ShardIndex.from_json(wrong, entry.sha256) is None
 
 
+def test_a_shard_without_samples(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    entry = write_shard(store, "s.tar", [], ["x"])
+    assert list(stream_shard(store, entry, ["x"])) == []
+    assert describe_shard(store, "s.tar")[0] == entry
+
+
 def test_a_shard_that_is_not_the_one_of_the_manifest(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     entry = write_shard(store, "s.tar", [("a", {"x": b"1"})], ["x"])

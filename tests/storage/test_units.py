@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from storage.errors import ManifestCorrupt
-from storage.manifest import StatusRow
+from storage.manifest import Manifest, StatusRow, read_status, write_status
+from storage.reader import SampleReader
 from storage.shards import stream_shard
 from storage.stores import open_store
 from storage.units import commit_unit, read_unit
@@ -23,6 +25,34 @@ def test_the_first_attempt_decides(tmp_path: Path) -> None:
     second = commit_unit(store, 3, [("k0", {"x": b"0"})], ["x"], _rows("ok", "timeout"))
     assert second == first == read_unit(store, 3)
     assert [key for key, _ in stream_shard(store, second.entry, ["x"])] == ["k0", "k1"]
+
+
+def test_unchanged_rows_are_copied_from_an_earlier_generation(tmp_path: Path) -> None:
+    """Rows name their content and their shard: whatever has an equal content key is read instead of computed."""
+    old = open_store(tmp_path / "maps/old")
+    rows = [replace(row, content_key=f"content-{row.key}") for row in _rows("ok", "ok", "ok")]
+    unit = commit_unit(old, 0, [(f"k{n}", {"x": bytes([n])}) for n in range(3)], ["x"], rows)
+    assert unit.entry is not None
+    write_status(old, unit.rows)
+    manifest = Manifest(
+        stage="maps", fields=("x",), config_digest="1", code_version="v", inputs={}, shards=(unit.entry,)
+    )
+    manifest.commit(old)
+
+    reader = SampleReader(old, manifest, ["x"])
+    known = {row.content_key: row.key for row in read_status(old) if row.shard}
+    computed = []
+
+    def make(key: str, content_key: str) -> dict[str, bytes]:
+        if content_key in known:
+            return reader.by_key(known[content_key])[1]
+        computed.append(key)
+        return {"x": b"new"}
+
+    wanted = {"k0": "content-k0", "renamed": "content-k1", "k2": "content-changed"}
+    samples = [(key, make(key, content_key)) for key, content_key in wanted.items()]
+    assert samples == [("k0", {"x": b"\0"}), ("renamed", {"x": b"\1"}), ("k2", {"x": b"new"})]
+    assert computed == ["k2"]
 
 
 def test_a_killed_attempt_does_not_stand_in_the_way(tmp_path: Path) -> None:
