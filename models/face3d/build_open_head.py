@@ -82,7 +82,7 @@ def build() -> Arrays:
         "landmark_faces": np.zeros(468, np.uint16),
         "landmark_weights": np.tile(np.array([1, 0, 0], np.float32), (468, 1)),
         "landmark_spread": np.zeros(468, np.float32),
-        "landmark_depth": np.zeros(468, np.float32),
+        "landmark_depth": np.zeros((468, 2), np.float32),
         "identity_whitening": np.eye(AXES, dtype=np.float16),
         "mesh_mirror": np.arange(468, dtype=np.uint16),
     }

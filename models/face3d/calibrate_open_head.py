@@ -88,10 +88,11 @@ def calibrate(arrays: Arrays, faces: list[Face], *, rounds: int = _ROUNDS) -> Ar
 
 def depth_of_points(arrays: Arrays, *, count: int = 160, seed: int = 101) -> None:
     """Set `landmark_depth`: on rendered heads of known pose, how far before or behind its place on the surface each
-    mesh point appears to lie (least squares over views, symmetrised)."""
+    mesh point appears to lie when heads turn and when they
+    nod (least squares over views, symmetrised). The two differ: the network damps nods."""
     head = assemble(arrays)
     landmarker = FaceLandmarker()
-    slope_error, slope_square = np.zeros(468), 0.0
+    slope_error, slope_square = np.zeros((468, 2)), np.zeros(2)
     for known in rendered_heads(count, seed, head):
         faces = landmarker.detect(known.image)
         if not faces:
@@ -103,10 +104,10 @@ def depth_of_points(arrays: Arrays, *, count: int = 160, seed: int = 101) -> Non
         # Where the whole mesh is shifted, depth is not to blame.
         error -= np.median(error, axis=0)
         slope = np.array([rotation[0, 2], -rotation[1, 2]])
-        slope_error += error @ slope
-        slope_square += float(slope @ slope)
+        slope_error += error * slope
+        slope_square += slope**2
     depth = slope_error / slope_square
-    depth = np.clip((depth + depth[head.mesh_mirror]) / 2, -0.012, 0.012)
+    depth = np.clip((depth + depth[head.mesh_mirror]) / 2, -0.025, 0.025)
     arrays["landmark_depth"] = depth.astype(np.float32)
     print(f"depth of mesh points: {np.sqrt((depth**2).mean()) * 1e3:.2f} mm root mean square")
 

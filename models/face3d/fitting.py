@@ -132,7 +132,7 @@ class LandmarkFitter:
         weights = points.barycentric.astype(np.float64)
         basis = np.concatenate([model.shape_basis, model.expression_basis], axis=2).astype(np.float64)
         self.template = np.einsum("nkc,nk->nc", model.template[corners].astype(np.float64), weights)
-        self.template[:, 2] += head.landmark_depth
+        self.depth = head.landmark_depth.astype(np.float64)
         self.rows = np.einsum("nkcb,nk->ncb", basis[corners], weights)
         self.identities = model.shape_basis.shape[2]
         self.names = model.expression_names
@@ -196,16 +196,16 @@ class LandmarkFitter:
         for iteration in range(self.settings.iterations):
             points = self.template + self.rows_tied @ coefficients
             weights = self._weights * _facing(state.rotation, self.normals)
-            residual = np.linalg.norm(target - state.project(points), axis=1) / state.scale * 1e3
+            residual = np.linalg.norm(target - state.project(points, self.depth), axis=1) / state.scale * 1e3
             weights = weights / (1 + (residual / (12.0 if iteration < 2 else 6.0)) ** 2)
-            state = _solve_pose(state, points, target, weights, 4 if iteration == 0 else 2)
+            state = _solve_pose(state, points, self.depth, target, weights, 4 if iteration == 0 else 2)
             if iteration == 2 and iris is not None:
                 low, high = self._look(state, points, iris.astype(np.float64), low, high)
             if iteration == 4:
                 high = self._exclude(coefficients, high)
             coefficients = self._solve(state, target, weights, coefficients, low, high, iteration)
         points = self.template + self.rows_tied @ coefficients
-        state = _solve_pose(state, points, target, weights, 2)
+        state = _solve_pose(state, points, self.depth, target, weights, 2)
         return self._result(state, coefficients, points, detected)
 
     def _bounds(self) -> tuple[FloatArray, FloatArray]:
@@ -238,7 +238,7 @@ class LandmarkFitter:
         millimetre = 1e3 / state.scale
         # float32 halves the time of the products; the solver works in float64.
         jacobian = state.jacobian(points, self._rows_single) * np.float32(millimetre)
-        error = (target - state.project(points)) * millimetre
+        error = (target - state.project(points, self.depth)) * millimetre
         noise = 1 / self.settings.noise
         rows = jacobian * (np.sqrt(weights) * noise).astype(np.float32)[:, None, None]
         values = error * (np.sqrt(weights) * noise)[:, None]
@@ -294,7 +294,7 @@ class LandmarkFitter:
     def _result(
         self, state: "_View", coefficients: FloatArray, points: FloatArray, detected: FloatArray
     ) -> LandmarkFit:
-        fitted = state.project(points)
+        fitted = state.project(points, self.depth)
         expression = coefficients[self.identities :].copy()
         place_open, place_close = self._open - self.identities, self._close - self.identities
         expression[place_open] = min(expression[place_open] + expression[place_close], 1.0)
@@ -320,11 +320,15 @@ class _View:
     ty: float
     distance: float = 1.5
 
-    def project(self, points: FloatArray) -> FloatArray:
+    def project(self, points: FloatArray, depth: FloatArray | None = None) -> FloatArray:
+        """(N, 3) → (N, 2) pixels; `depth` (N, 2) moves points along the head's z for x and for y."""
         world = points @ self.rotation.T
         near = self.distance / (self.distance - world[:, 2])
         x = self.scale * (world[:, 0] * near + self.tx) + FRAME_SIZE / 2
         y = FRAME_SIZE / 2 - self.scale * (world[:, 1] * near + self.ty)
+        if depth is not None:
+            x += self.scale * self.rotation[0, 2] * depth[:, 0]
+            y -= self.scale * self.rotation[1, 2] * depth[:, 1]
         return np.stack([x, y], axis=1)
 
     def slopes(self, world: FloatArray) -> FloatArray:
@@ -357,7 +361,9 @@ def _start(template: FloatArray, mesh: FloatArray, weights: FloatArray) -> _View
     return _View(rotation, scale, (offset[0] - FRAME_SIZE / 2) / scale, (offset[1] + FRAME_SIZE / 2) / scale)
 
 
-def _solve_pose(view: _View, points: FloatArray, target: FloatArray, weights: FloatArray, steps: int) -> _View:
+def _solve_pose(
+    view: _View, points: FloatArray, depth: FloatArray, target: FloatArray, weights: FloatArray, steps: int
+) -> _View:
     """Gauss-Newton on rotation, scale and translation."""
     root = np.sqrt(weights)[:, None]
     for _ in range(steps):
@@ -368,7 +374,10 @@ def _solve_pose(view: _View, points: FloatArray, target: FloatArray, weights: Fl
             # A small turn about an axis moves x along axis × x.
             one, two = (axis + 1) % 3, (axis + 2) % 3
             jacobian[:, :, axis] = slopes[:, :, two] * world[:, one, None] - slopes[:, :, one] * world[:, two, None]
-        projected = view.project(points)
+            turned = np.cross(np.eye(3)[axis], view.rotation[:, 2])
+            jacobian[:, 0, axis] += view.scale * turned[0] * depth[:, 0]
+            jacobian[:, 1, axis] -= view.scale * turned[1] * depth[:, 1]
+        projected = view.project(points, depth)
         jacobian[:, 0, 3], jacobian[:, 1, 3] = projected[:, 0] - FRAME_SIZE / 2, projected[:, 1] - FRAME_SIZE / 2
         jacobian[:, 0, 4], jacobian[:, 1, 4] = view.scale, 0.0
         jacobian[:, 0, 5], jacobian[:, 1, 5] = 0.0, -view.scale

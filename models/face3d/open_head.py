@@ -43,8 +43,9 @@ class OpenHead:
     landmark_spread: npt.NDArray[np.float32]
     """(468,) metres: how far the mesh point's place on the surface varied when it was measured."""
     landmark_depth: npt.NDArray[np.float32]
-    """(468,) metres along the head's z that the mesh network puts a point before (+) or behind its place on the
-    surface; only the fit uses it."""
+    """(468, 2) metres along the head's z that the mesh network puts a point before (+) or behind its place on the
+    surface, as it shows across the picture when the head turns and down the picture when it nods; only the fit
+    uses it."""
     identity_whitening: npt.NDArray[np.float32]
     """(S, S): identity codes times this are isotropic over pictures of one person (`identity_distance`)."""
     mean_albedo: npt.NDArray[np.float32]

@@ -25,11 +25,14 @@ def seen(fitter: LandmarkFitter, *, yaw: float = 0, pitch: float = 0, roll: floa
     for name, value in units.items():
         coefficients[fitter.identities + fitter.names.index(name)] = value
     points = fitter.template + fitter.rows @ coefficients
-    world = points @ axis_angle_matrix(np.radians([[pitch, yaw, roll]]))[0].T
+    turn = axis_angle_matrix(np.radians([[pitch, yaw, roll]]))[0]
+    world = points @ turn.T
     near = 1.5 / (1.5 - world[:, 2])
     scale = 7.2 * 128
     x = scale * (world[:, 0] * near + 0.004) + 128
     y = 128 - scale * (world[:, 1] * near - 0.008)
+    x += scale * turn[0, 2] * fitter.depth[:, 0]
+    y -= scale * turn[1, 2] * fitter.depth[:, 1]
     return np.stack([x, y, -scale * world[:, 2]], axis=1)
 
 
