@@ -75,11 +75,7 @@ def rotation_matrix9(rotation: ArrayLike) -> Doubles:
     R·Q·Rᵀ; its five columns are the five basis forms turned and read back.
     """
     turn = np.asarray(rotation, np.float64)
-    if (
-        turn.shape != (3, 3)
-        or not np.allclose(turn @ turn.T, np.eye(3), atol=1e-5)
-        or np.linalg.det(turn) < 0
-    ):
+    if turn.shape != (3, 3) or not np.allclose(turn @ turn.T, np.eye(3), atol=1e-5) or np.linalg.det(turn) < 0:
         raise ValueError(f"not a rotation matrix: {turn.tolist()}")
     out = np.zeros((9, 9))
     out[0, 0] = 1.0
@@ -98,9 +94,7 @@ def _form(amounts: Doubles) -> Doubles:
 
 def _amounts(form: Doubles) -> Doubles:
     """The inverse of :func:`_form`, for a traceless symmetric matrix."""
-    return np.array(
-        [2 * form[0, 1], 2 * form[0, 2], 2 * form[1, 2], (form[0, 0] - form[1, 1]) / 2, form[2, 2] / 2]
-    )
+    return np.array([2 * form[0, 1], 2 * form[0, 2], 2 * form[1, 2], (form[0, 0] - form[1, 1]) / 2, form[2, 2] / 2])
 
 
 def rotate_light(light: ArrayLike, rotation: ArrayLike) -> Doubles:
@@ -180,9 +174,7 @@ def relight(source: ArrayLike, target: ArrayLike, strength: float = 1.0) -> Doub
     have, want = np.asarray(source, np.float64), np.asarray(target, np.float64)
     wanted = exposure(want)
     if not (wanted > 1e-6).all():
-        raise ValueError(
-            f"a light with exposure {wanted.tolist()} leaves faces dark; it cannot be matched in exposure"
-        )
+        raise ValueError(f"a light with exposure {wanted.tolist()} leaves faces dark; it cannot be matched in exposure")
     return np.asarray((1.0 - strength) * have + strength * want * np.maximum(exposure(have), 0.0) / wanted)
 
 

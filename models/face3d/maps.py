@@ -51,9 +51,7 @@ class ConditionMaps:
         """The maps of :meth:`encode`. Raises ``ValueError`` when a file is missing or sizes differ."""
         missing = [name for name in MAP_FILES if name not in files]
         if missing:
-            raise ValueError(
-                f"no {', '.join(missing)} among {sorted(files)}: a sample of maps has {MAP_FILES}"
-            )
+            raise ValueError(f"no {', '.join(missing)} among {sorted(files)}: a sample of maps has {MAP_FILES}")
         mask = decode_png(files["mask.png"])
         inside = (mask if mask.ndim == 2 else mask[..., 0]) >= 128
         normal = from_bytes(decode_png(files["normal.png"]), 2.0, -1.0)
