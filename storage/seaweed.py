@@ -123,6 +123,7 @@ class SeaweedServer:
             self._process.wait()
             self._process = None
         if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # closing would not do while a forked child shares the file
             self._lock.close()
             self._lock = None
 
@@ -175,9 +176,10 @@ class SeaweedServer:
 
     def _remember(self, identity: _Identity) -> _Identity:
         text = json.dumps({name: getattr(identity, name) for name in ("access_key", "secret_key", "ports")})
-        descriptor = os.open(self.folder / "server.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
+        fresh = self.folder / "server.json.new"
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)
+        fresh.replace(self.folder / "server.json")
         return identity
 
     def _command(self, weed: Path) -> list[str]:
