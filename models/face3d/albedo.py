@@ -26,6 +26,13 @@ _EVEN_SHADOW: Final = 0.55
 _BROAD: Final = 0.075
 """Gaussian sigma of "broad", as a share of the texture's side."""
 _GRAY: Final = np.full(3, 1 / 3, np.float32)
+# Inner parts and the share of detail they keep: teeth seen between lips must not keep the lips' edges.
+_TEETH: Final = 0.8
+_INNER: Final = (
+    (("eye_left", "eye_right"), 1.0), (("teeth_upper",), _TEETH), (("teeth_lower",), _TEETH), (("tongue",), 0.6),
+    (("mouth_cavity",), 0.6), (("eye_cavity",), 0.0),
+)  # fmt: skip
+_LEAST_TEXELS: Final = 12
 _MIDDLE_SHADOW: Final = 0.45
 _MIDDLE: Final = 0.02
 _PLAIN_SKIN: Final = np.array([0.72, 0.53, 0.44], np.float32)
@@ -101,7 +108,23 @@ class AlbedoBaker:
         self._bare = np.clip(bare * 1.2, 0.0, 1.0)
         self._scalp = _shrink(self._texels.gather(model.faces, _scalp(model.template)[:, None])[..., 0], 2)
         self._bare_small = _shrink(self._bare, 2)
+        self._inner = self._inner_parts(head)
         self._nearest = _nearest_on_surface(self._texels.face >= 0)
+
+    def _inner_parts(self, head: OpenHead) -> list[tuple[npt.NDArray[np.bool_], float]]:
+        """Texels of each inner part and how much of the photograph's detail it keeps; eyeballs in two parts."""
+        parts = []
+        for names, detail in _INNER:
+            share = np.isin(head.part_of_vertex, names).astype(np.float32)[:, None]
+            parts.append((self._texels.gather(head.model.faces, share)[..., 0] > 0.5, detail))
+        white = self._pattern.min(axis=2) > 0.8
+        split = []
+        for texels, detail in parts:
+            if detail == 1.0:
+                split += [(texels & white, detail), (texels & ~white, detail)]
+            else:
+                split.append((texels, detail))
+        return split
 
     def bake(
         self, image: Floats, person: Floats, pixels: Floats, depth_of_vertex: Floats, normals: Floats,
@@ -167,7 +190,26 @@ class AlbedoBaker:
         filled = _grow(self._around(known * total[..., None], total), self.size)
         share = np.clip(total * 2.5, 0, 1)[..., None]
         skin = known * share + filled * (1 - share)
-        return np.where(self._skin[..., None], skin, ratio * seen[..., None]).astype(np.float32)
+        out = np.where(self._skin[..., None], skin, 0.0).astype(np.float32)
+        for inner, detail in self._inner:
+            out[inner] = self._tinted(ratio[inner], seen[inner], detail)
+        return out
+
+    @staticmethod
+    def _tinted(ratio: Floats, seen: Floats, detail: float) -> Floats:
+        """(N, 3) of one inner part: its seen texels' median tint everywhere, and `detail` of what differs from it."""
+        clear = seen > 0.3
+        if clear.sum() < _LEAST_TEXELS:
+            return np.asarray(ratio * (seen * detail)[:, None])
+        if detail == _TEETH:
+            # Lips and shadow darken the teeth's rim: their colour is that of the brighter half.
+            gray = ratio @ _GRAY
+            tint = np.median(ratio[clear & (gray >= np.median(gray[clear]))], axis=0)
+            rest = np.maximum(ratio - tint, -0.45)
+        else:
+            tint = np.median(ratio[clear], axis=0)
+            rest = ratio - tint
+        return np.asarray(tint + rest * (seen * detail)[:, None])
 
     def _around(self, weighted: Floats, total: Floats) -> Floats:
         """A guess for every texel at half the size, from colours times weights (H, W, 3) and weights (H, W)."""

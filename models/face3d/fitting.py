@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from models.face3d.head_view import FRAME_SIZE, HeadView, solve_view, start_view
 from models.face3d.mesh_topology import (
     BROW_LEFT,
     BROW_RIGHT,
@@ -27,15 +28,13 @@ from models.face3d.mesh_topology import (
     outer_eye_distance,
 )  # fmt: skip
 from models.face3d.open_head import OpenHead
-from models.face3d.rotations import axis_angle_matrix, matrix_axis_angle
+from models.face3d.rotations import matrix_axis_angle
 
 __all__ = ["FRAME_SIZE", "FitSettings", "LandmarkFit", "LandmarkFitter"]
 
 FloatArray = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
-
-FRAME_SIZE: Final = 256
 
 _LIP_PAIRS: Final = ((82, 87), (13, 14), (312, 317), (81, 178), (311, 402), (80, 88), (310, 318), (191, 95), (415, 324))
 _LID_PAIRS: Final = tuple(pair for eye in (EYE_RIGHT, EYE_LEFT) for pair in zip(eye[9:16], eye[1:8], strict=True))
@@ -190,7 +189,7 @@ class LandmarkFitter:
         """
         detected = mesh.astype(np.float64)
         target = self._close_lids(detected[:, :2])
-        state = _start(self.template, detected, self._weights)
+        state = start_view(self.template, detected, self._weights)
         coefficients = np.zeros(self.rows.shape[2])
         low, high = self._bounds()
         for iteration in range(self.settings.iterations):
@@ -198,14 +197,14 @@ class LandmarkFitter:
             weights = self._weights * _facing(state.rotation, self.normals)
             residual = np.linalg.norm(target - state.project(points, self.depth), axis=1) / state.scale * 1e3
             weights = weights / (1 + (residual / (12.0 if iteration < 2 else 6.0)) ** 2)
-            state = _solve_pose(state, points, self.depth, target, weights, 4 if iteration == 0 else 2)
+            state = solve_view(state, points, self.depth, target, weights, 4 if iteration == 0 else 2)
             if iteration == 2 and iris is not None:
                 low, high = self._look(state, points, iris.astype(np.float64), low, high)
             if iteration == 4:
                 high = self._exclude(coefficients, high)
             coefficients = self._solve(state, target, weights, coefficients, low, high, iteration)
         points = self.template + self.rows_tied @ coefficients
-        state = _solve_pose(state, points, self.depth, target, weights, 2)
+        state = solve_view(state, points, self.depth, target, weights, 2)
         return self._result(state, coefficients, points, detected)
 
     def _bounds(self) -> tuple[FloatArray, FloatArray]:
@@ -230,7 +229,7 @@ class LandmarkFitter:
         return target
 
     def _solve(
-        self, state: "_View", target: FloatArray, weights: FloatArray, start: FloatArray, low: FloatArray,
+        self, state: HeadView, target: FloatArray, weights: FloatArray, start: FloatArray, low: FloatArray,
         high: FloatArray, iteration: int,
     ) -> FloatArray:  # fmt: skip
         """Coefficients for a fixed view: the linearised quadratic programme."""
@@ -266,7 +265,7 @@ class LandmarkFitter:
         return limited
 
     def _look(
-        self, state: "_View", points: FloatArray, iris: FloatArray, low: FloatArray, high: FloatArray
+        self, state: HeadView, points: FloatArray, iris: FloatArray, low: FloatArray, high: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
         """Bounds that fix the eyeLook units to the seen gaze (mean of both eyes)."""
         turns = []
@@ -292,7 +291,7 @@ class LandmarkFitter:
         return low, high
 
     def _result(
-        self, state: "_View", coefficients: FloatArray, points: FloatArray, detected: FloatArray
+        self, state: HeadView, coefficients: FloatArray, points: FloatArray, detected: FloatArray
     ) -> LandmarkFit:
         fitted = state.project(points, self.depth)
         expression = coefficients[self.identities :].copy()
@@ -308,84 +307,6 @@ class LandmarkFitter:
             fitted=fitted.astype(np.float32),
             residual=float(np.linalg.norm(fitted - detected[:, :2], axis=1).mean() / eyes),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """Pose and camera: p = scale · (R·x, perspective, + t), in pixels of the frame."""
-
-    rotation: FloatArray
-    scale: float
-    tx: float
-    ty: float
-    distance: float = 1.5
-
-    def project(self, points: FloatArray, depth: FloatArray | None = None) -> FloatArray:
-        """(N, 3) → (N, 2) pixels; `depth` (N, 2) moves points along the head's z for x and for y."""
-        world = points @ self.rotation.T
-        near = self.distance / (self.distance - world[:, 2])
-        x = self.scale * (world[:, 0] * near + self.tx) + FRAME_SIZE / 2
-        y = FRAME_SIZE / 2 - self.scale * (world[:, 1] * near + self.ty)
-        if depth is not None:
-            x += self.scale * self.rotation[0, 2] * depth[:, 0]
-            y -= self.scale * self.rotation[1, 2] * depth[:, 1]
-        return np.stack([x, y], axis=1)
-
-    def slopes(self, world: FloatArray) -> FloatArray:
-        """(N, 2, 3) derivative of pixels by world position."""
-        gap = self.distance - world[:, 2]
-        near = self.distance / gap
-        out = np.zeros((len(world), 2, 3))
-        out[:, 0, 0], out[:, 1, 1] = near, -near
-        out[:, 0, 2], out[:, 1, 2] = world[:, 0] * near / gap, -world[:, 1] * near / gap
-        return out * self.scale
-
-    def jacobian(self, points: FloatArray, rows: Floats) -> Floats:
-        """(N, 2, K) derivative of pixels by coefficients, in float32."""
-        turned = self.slopes(points @ self.rotation.T) @ self.rotation
-        return np.asarray(np.matmul(turned.astype(rows.dtype), rows))
-
-
-def _start(template: FloatArray, mesh: FloatArray, weights: FloatArray) -> _View:
-    """A first view from the mesh's own depth: similarity transform of the template (Kabsch/Umeyama)."""
-    seen = mesh * np.array([1.0, -1.0, -1.0])
-    w = weights / weights.sum()
-    centre_t, centre_s = w @ template, w @ seen
-    covariance = (seen - centre_s).T @ ((template - centre_t) * w[:, None])
-    u, _, vt = np.linalg.svd(covariance)
-    rotation = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
-    flat = (template - centre_t) @ rotation.T
-    spread = (w * ((seen - centre_s)[:, :2] ** 2).sum(axis=1)).sum()
-    scale = float(np.sqrt(spread / (w * (flat[:, :2] ** 2).sum(axis=1)).sum()))
-    offset = centre_s[:2] - scale * (rotation @ centre_t)[:2]
-    return _View(rotation, scale, (offset[0] - FRAME_SIZE / 2) / scale, (offset[1] + FRAME_SIZE / 2) / scale)
-
-
-def _solve_pose(
-    view: _View, points: FloatArray, depth: FloatArray, target: FloatArray, weights: FloatArray, steps: int
-) -> _View:
-    """Gauss-Newton on rotation, scale and translation."""
-    root = np.sqrt(weights)[:, None]
-    for _ in range(steps):
-        world = points @ view.rotation.T
-        slopes = view.slopes(world)
-        jacobian = np.empty((len(points), 2, 6))
-        for axis in range(3):
-            # A small turn about an axis moves x along axis × x.
-            one, two = (axis + 1) % 3, (axis + 2) % 3
-            jacobian[:, :, axis] = slopes[:, :, two] * world[:, one, None] - slopes[:, :, one] * world[:, two, None]
-            turned = np.cross(np.eye(3)[axis], view.rotation[:, 2])
-            jacobian[:, 0, axis] += view.scale * turned[0] * depth[:, 0]
-            jacobian[:, 1, axis] -= view.scale * turned[1] * depth[:, 1]
-        projected = view.project(points, depth)
-        jacobian[:, 0, 3], jacobian[:, 1, 3] = projected[:, 0] - FRAME_SIZE / 2, projected[:, 1] - FRAME_SIZE / 2
-        jacobian[:, 0, 4], jacobian[:, 1, 4] = view.scale, 0.0
-        jacobian[:, 0, 5], jacobian[:, 1, 5] = 0.0, -view.scale
-        rows = (jacobian * root[..., None]).reshape(-1, 6)
-        step = np.linalg.solve(rows.T @ rows + 1e-9 * np.eye(6), rows.T @ ((target - projected) * root).ravel())
-        turn = axis_angle_matrix(step[None, :3])[0]
-        view = _View(turn @ view.rotation, view.scale * float(np.exp(step[3])), view.tx + step[4], view.ty + step[5])
-    return view
 
 
 def _facing(rotation: FloatArray, normals: FloatArray) -> FloatArray:

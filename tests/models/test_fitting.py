@@ -42,7 +42,7 @@ def test_pose_is_found(fitter: LandmarkFitter, yaw: float, pitch: float, roll: f
     wanted = axis_angle_matrix(np.radians([[pitch, yaw, roll]]))[0]
     found = axis_angle_matrix(fit.rotation[None].astype(np.float64))[0]
     angle = np.degrees(np.arccos(np.clip((np.trace(wanted.T @ found) - 1) / 2, -1, 1)))
-    assert angle < 2.5 + 0.06 * abs(yaw)
+    assert angle < 3.5 + 0.06 * abs(yaw), "identity explains a little of a turn"
     assert fit.residual < 0.008
     assert abs(fit.camera[0] - 7.2) < 0.35
 
