@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from storage.canonical import canonical_json, sha256_of
-from storage.errors import StorageError
+from storage.errors import Conflict, StorageError
 from storage.stores import Store, open_store
 
 RECORD = "record.json"
@@ -53,10 +53,13 @@ def commit_record(home: Store, files: Mapping[str, bytes], facts: Mapping[str, A
         stored = str(path.with_name(f"{path.stem}-{digest[:12]}{path.suffix}"))
         home.create(stored, data)
         entries[name] = {"stored": stored, "bytes": len(data), "sha256": digest}
-    existing = read_record(home)
-    if existing is not None:
+    try:
+        home.create(RECORD, canonical_json({"facts": dict(facts), "files": entries}))
+    except Conflict:
+        existing = read_record(home)
+        if existing is None:
+            raise
         return existing
-    home.create(RECORD, canonical_json({"facts": dict(facts), "files": entries}))
     return Record(uri=home.uri, facts=facts, files=entries)
 
 

@@ -3,14 +3,17 @@
 These functions work on a whole root or any folder of it and return rows for a table; they print nothing.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from storage.canonical import sha256_of
 from storage.checkpoints import CheckpointStore
 from storage.errors import CheckpointCorrupt, ManifestCorrupt, NotFound, ObjectCorrupt
 from storage.interface import Leftover, Store
 from storage.manifest import MANIFEST, MANIFEST_COPY, STATUS, Manifest, read_status
+from storage.records import RECORD
 from storage.shard_index import ShardIndex
 from storage.shards import ShardEntry, describe_shard, index_name
 from storage.units import FOLDER
@@ -44,7 +47,7 @@ class Repair:
 
 
 def verify_dataset(root: Store) -> Iterator[Finding]:
-    """Re-reads every byte below `root`: manifests, shards, indexes, status tables, checkpoints.
+    """Re-reads every byte below `root`: manifests, shards, indexes, status tables, checkpoints, records.
 
     Yields a finding an object, good ones included. Raises StoreUnavailable only.
     """
@@ -54,6 +57,8 @@ def verify_dataset(root: Store) -> Iterator[Finding]:
             yield from _verify_checkpoint(root, place)
         elif MANIFEST in names:
             yield from _verify_generation(store, place, names)
+        elif RECORD in names:
+            yield from _verify_record(store, place)
         elif shards := [name for name in names if name.endswith(".tar")]:
             detail = f"{len(shards)} shards and no manifest: interrupted, or at work; run the stage again"
             yield Finding(place, MANIFEST, "unfinished", detail)
@@ -113,6 +118,25 @@ def _verify_checkpoint(root: Store, place: str) -> Iterator[Finding]:
         yield Finding(place, folder, "damaged", str(error))
     else:
         yield Finding(place, folder, "ok", bytes=sum(info.size for info in root.list(f"{place}/")))
+
+
+def _verify_record(store: Store, place: str) -> Iterator[Finding]:
+    try:
+        files = json.loads(store.read(RECORD))["files"]
+    except (ObjectCorrupt, ValueError, KeyError, TypeError) as error:
+        yield Finding(place, RECORD, "damaged", f"it is no record ({type(error).__name__})")
+        return
+    yield Finding(place, RECORD, "ok")
+    for entry in files.values():
+        name, size = entry["stored"], entry["bytes"]
+        try:
+            same = sha256_of(store.read(name)) == entry["sha256"]
+        except NotFound as error:
+            yield Finding(place, name, "missing", str(error))
+        except ObjectCorrupt as error:
+            yield Finding(place, name, "damaged", str(error))
+        else:
+            yield Finding(place, name, "ok" if same else "damaged", "" if same else "differs from its record", 0, size)
 
 
 def _verify_generation(store: Store, place: str, names: set[str]) -> Iterator[Finding]:

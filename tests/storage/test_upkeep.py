@@ -8,6 +8,7 @@ import torch
 from storage.checkpoints import CheckpointStore
 from storage.interface import Store
 from storage.manifest import Manifest, StatusRow, write_status
+from storage.records import commit_record
 from storage.shards import index_name
 from storage.stores import LocalStore
 from storage.units import commit_unit
@@ -140,6 +141,18 @@ def test_a_lost_shard_is_recomputed_alone(root: LocalStore, how: str) -> None:
     }
     assert _run_stage(store) == manifest
     assert {info.key: store.read(info.key) for info in store.list()} == before
+
+
+def test_records_are_verified(root: LocalStore) -> None:
+    home = root.child("identities/anna/d1")
+    record = commit_record(home, {"a.png": b"a" * 50, "b/c.json": b"{}"}, {"steps": 3})
+    assert _verdicts(root) == {}
+    stored = str(record.files["a.png"]["stored"])
+    _damage(home, stored)
+    home.delete(str(record.files["b/c.json"]["stored"]))
+    assert _verdicts(root) == {stored: "damaged", str(record.files["b/c.json"]["stored"]): "missing"}
+    Path(home.root, "record.json").write_bytes(b"{")
+    assert _verdicts(root) == {"record.json": "damaged"}
 
 
 def test_both_manifests_lost(root: LocalStore) -> None:
