@@ -119,16 +119,17 @@ def _padding(quad: FloatArray, width: int, height: int, border: int) -> tuple[in
     )  # fmt: skip
 
 
-def align_ffhq(image: UInt8Array, landmarks68: FloatArray, size: int = 256, *, oversampling: int = 4) -> Aligned:
+def align_ffhq(
+    image: UInt8Array, landmarks68: FloatArray, size: int = 256, *, oversampling: int | None = None
+) -> Aligned:
     """Cut the FFHQ square out of a photograph.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         landmarks68: (68, 2) pixels, iBUG order.
         size: side of the result.
-        oversampling: the square is sampled at `oversampling * size` before it is reduced; 16 at 256 is
-            the recipe to
-            the bit, 4 differs by about half a grey level.
+        oversampling: the square is sampled at `oversampling * size` before it is reduced. 16 at 256 is the recipe to
+            the bit; by default 2, or 4 where the source has more pixels than that: half a grey level from it.
 
     Raises:
         ValueError: landmarks of another shape, not finite or degenerate, or a square too far outside the
@@ -142,6 +143,8 @@ def align_ffhq(image: UInt8Array, landmarks68: FloatArray, size: int = 256, *, o
     pixels = _shrunk_region(image, geometry) if geometry.shrink > 1 else image[top:bottom, left:right]
     if geometry.padded:
         pixels = _reflect(pixels, geometry.pad, geometry.qsize * 0.02)
+    if oversampling is None:
+        oversampling = 2 if geometry.qsize <= 2 * size else 4
     fine = size * oversampling
     if oversampling >= EXACT_OVERSAMPLING:
         corners = tuple(float(value) for value in (geometry.quad_final + 0.5).flatten())
