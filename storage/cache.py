@@ -3,12 +3,12 @@
 A copy is named by its sha256, so a changed shard is another file and nothing is ever stale.
 """
 
+import contextlib
 import fcntl
 import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -72,9 +72,10 @@ class ShardCache:
 
     def _make_room(self, needed: int) -> None:
         with self._locked("tidy"):
-            for partial in self.folder.glob(".*.part"):  # of killed processes
-                if time.time() - partial.stat().st_mtime > ABANDONED_AFTER:
-                    partial.unlink()
+            for partial in self.folder.glob(".*.part"):
+                with contextlib.suppress(FileNotFoundError):  # just finished by its process
+                    if time.time() - partial.stat().st_mtime > ABANDONED_AFTER:
+                        partial.unlink()
             copies = [(path.stat(), path) for path in self.folder.glob("*.tar")]
             copies.sort(key=lambda copy: copy[0].st_mtime_ns)
             total = sum(stat.st_size for stat, _ in copies)
@@ -84,7 +85,7 @@ class ShardCache:
                 path.unlink(missing_ok=True)
                 total -= stat.st_size
 
-    @contextmanager
+    @contextlib.contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         with (self.folder / f".{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
