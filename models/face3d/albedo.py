@@ -26,12 +26,10 @@ _EVEN_SHADOW: Final = 0.55
 _BROAD: Final = 0.075
 """Gaussian sigma of "broad", as a share of the texture's side."""
 _GRAY: Final = np.full(3, 1 / 3, np.float32)
-# Inner parts and the share of detail they keep: teeth seen between lips must not keep the lips' edges.
-_TEETH: Final = 0.8
-_INNER: Final = (
-    (("eye_left", "eye_right"), 1.0), (("teeth_upper",), _TEETH), (("teeth_lower",), _TEETH), (("tongue",), 0.6),
-    (("mouth_cavity",), 0.6), (("eye_cavity",), 0.0),
-)  # fmt: skip
+# Inner parts that are seen in part: what is hidden of them takes the tint of what is seen.
+_EYES: Final = ("eye_left", "eye_right")
+_TEETH: Final = ("teeth_upper", "teeth_lower")
+_TINTED: Final = (_EYES, ("teeth_upper",), ("teeth_lower",))
 _LEAST_TEXELS: Final = 12
 _MIDDLE_SHADOW: Final = 0.45
 _MIDDLE: Final = 0.02
@@ -42,8 +40,8 @@ _PLAIN_SKIN: Final = np.array([0.72, 0.53, 0.44], np.float32)
 @numba.njit(cache=True, nogil=True)
 def _bake(
     texel_face: npt.NDArray[np.int32], texel_weights: Floats, faces: npt.NDArray[np.int32], pixels: Floats,
-    depth_of_vertex: Floats, normals: Floats, depth: Floats, image: Floats, person: Floats, light: Floats,
-    colour: Floats, shade: Floats, seen: Floats,
+    depth_of_vertex: Floats, normals: Floats, depth: Floats, image: Floats, person: Floats,
+    skin: npt.NDArray[np.bool_], light: Floats, colour: Floats, shade: Floats, seen: Floats,
 ) -> None:  # fmt: skip
     """Fill colour (H, W, 3) from the photograph, shade (H, W, 3) from the light and seen (H, W) in [0, 1]."""
     rows, columns = texel_face.shape
@@ -72,7 +70,7 @@ def _bake(
                     + light[7, c] * (nx * nx - ny * ny) + light[8, c] * (3 * nz * nz - 1)
                 )  # fmt: skip
             column, row = int(np.floor(x)), int(np.floor(y))
-            if column < 1 or row < 1 or column >= width - 1 or row >= height - 1 or nz < 0.05:
+            if column < 1 or row < 1 or column >= width - 1 or row >= height - 1 or (skin[i, j] and nz < 0.05):
                 continue
             nearest = depth[row, column]
             for di in range(-1, 2):
@@ -86,8 +84,8 @@ def _bake(
                 top = image[b, a, c] * (1 - fx) + image[b, a + 1, c] * fx
                 bottom = image[b + 1, a, c] * (1 - fx) + image[b + 1, a + 1, c] * fx
                 colour[i, j, c] = top * (1 - fy) + bottom * fy
-            # 0 at a grazing 77 degrees, 1 from 50 degrees.
-            share = min(max((nz - 0.22) / 0.42, 0.0), 1.0)
+            # Skin: 0 at a grazing 77 degrees, 1 from 50 degrees. Inner parts fold too much for that.
+            share = min(max((nz - 0.22) / 0.42, 0.0), 1.0) if skin[i, j] else 1.0
             seen[i, j] = share * share * (3 - 2 * share) * person[row, column]
 
 
@@ -111,20 +109,16 @@ class AlbedoBaker:
         self._inner = self._inner_parts(head)
         self._nearest = _nearest_on_surface(self._texels.face >= 0)
 
-    def _inner_parts(self, head: OpenHead) -> list[tuple[npt.NDArray[np.bool_], float]]:
-        """Texels of each inner part and how much of the photograph's detail it keeps; eyeballs in two parts."""
+    def _inner_parts(self, head: OpenHead) -> list[tuple[npt.NDArray[np.bool_], bool]]:
+        """Texels of each inner part, and whether its rim is in shadow (teeth); eyeballs as white and iris."""
         parts = []
-        for names, detail in _INNER:
-            share = np.isin(head.part_of_vertex, names).astype(np.float32)[:, None]
-            parts.append((self._texels.gather(head.model.faces, share)[..., 0] > 0.5, detail))
         white = self._pattern.min(axis=2) > 0.8
-        split = []
-        for texels, detail in parts:
-            if detail == 1.0:
-                split += [(texels & white, detail), (texels & ~white, detail)]
-            else:
-                split.append((texels, detail))
-        return split
+        for names in _TINTED:
+            share = np.isin(head.part_of_vertex, names).astype(np.float32)[:, None]
+            texels = self._texels.gather(head.model.faces, share)[..., 0] > 0.5
+            pieces = [texels & white, texels & ~white] if names == _EYES else [texels]
+            parts += [(piece, names[0] in _TEETH) for piece in pieces]
+        return parts
 
     def bake(
         self, image: Floats, person: Floats, pixels: Floats, depth_of_vertex: Floats, normals: Floats,
@@ -145,7 +139,7 @@ class AlbedoBaker:
         light = (found.light * SH_CONSTANTS[:, None]).astype(np.float32)
         _bake(
             self._texels.face, self._texels.barycentric, self._faces, pixels, depth_of_vertex, normals,
-            depth, image, person, light, colour, shade, seen,
+            depth, image, person, self._skin, light, colour, shade, seen,
         )  # fmt: skip
         # Eyes and the mouth's inside are small, glossy and self-shadowed: their light is taken as even.
         level = np.maximum(exposure(found.light), 0.05).astype(np.float32)
@@ -190,26 +184,10 @@ class AlbedoBaker:
         filled = _grow(self._around(known * total[..., None], total), self.size)
         share = np.clip(total * 2.5, 0, 1)[..., None]
         skin = known * share + filled * (1 - share)
-        out = np.where(self._skin[..., None], skin, 0.0).astype(np.float32)
-        for inner, detail in self._inner:
-            out[inner] = self._tinted(ratio[inner], seen[inner], detail)
+        out = np.where(self._skin[..., None], skin, ratio * seen[..., None]).astype(np.float32)
+        for inner, bright in self._inner:
+            out[inner] = _tinted(ratio[inner], seen[inner], bright)
         return out
-
-    @staticmethod
-    def _tinted(ratio: Floats, seen: Floats, detail: float) -> Floats:
-        """(N, 3) of one inner part: its seen texels' median tint everywhere, and `detail` of what differs from it."""
-        clear = seen > 0.3
-        if clear.sum() < _LEAST_TEXELS:
-            return np.asarray(ratio * (seen * detail)[:, None])
-        if detail == _TEETH:
-            # Lips and shadow darken the teeth's rim: their colour is that of the brighter half.
-            gray = ratio @ _GRAY
-            tint = np.median(ratio[clear & (gray >= np.median(gray[clear]))], axis=0)
-            rest = np.maximum(ratio - tint, -0.45)
-        else:
-            tint = np.median(ratio[clear], axis=0)
-            rest = ratio - tint
-        return np.asarray(tint + rest * (seen * detail)[:, None])
 
     def _around(self, weighted: Floats, total: Floats) -> Floats:
         """A guess for every texel at half the size, from colours times weights (H, W, 3) and weights (H, W)."""
@@ -222,6 +200,19 @@ class AlbedoBaker:
         face = face * near + mean * (1 - near)
         hair = fill_holes(known, total * scalp) if (total * scalp).sum() > 5 else face
         return np.asarray(hair * scalp[..., None] + face * (1 - scalp[..., None]), dtype=np.float32)
+
+
+def _tinted(ratio: Floats, seen: Floats, bright: bool) -> Floats:
+    """(N, 3) of one inner part: as seen where it is seen, elsewhere the median tint (of the brighter half: lips
+    and shadow darken the rim of teeth)."""
+    clear = seen > 0.3
+    if clear.sum() < _LEAST_TEXELS:
+        return np.asarray(ratio * seen[:, None])
+    if bright:
+        gray = ratio @ _GRAY
+        clear &= gray >= np.median(gray[clear])
+    tint = np.median(ratio[clear], axis=0)
+    return np.asarray(tint + (ratio - tint) * seen[:, None])
 
 
 def _scalp(template: Floats) -> Floats:
