@@ -9,7 +9,6 @@ PHOTOS ?= embedded:portrait
 STORE ?= s3
 OUT ?= .instaface/demo
 
-export PREFECT_HOME ?= $(CURDIR)/.instaface/prefect
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 export DO_NOT_TRACK = 1
@@ -35,8 +34,9 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 ui: $(VENV)/.installed
+	@mkdir -p .instaface/prefect
 	@echo "The runs of this checkout: http://127.0.0.1:4200 (Ctrl-C stops)"
-	@$(BIN)/prefect server start --host 127.0.0.1
+	@PREFECT_HOME=$${PREFECT_HOME:-$(CURDIR)/.instaface/prefect} $(BIN)/prefect server start --host 127.0.0.1
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: where golden numbers and photographs are, and quiet third-party telemetry."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Prefect reads its home at import; tests never touch the database of the checkout or of the user.
+_PREFECT_HOME = tempfile.TemporaryDirectory(prefix="instaface-prefect-", ignore_cleanup_errors=True)
+os.environ["PREFECT_HOME"] = _PREFECT_HOME.name
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 

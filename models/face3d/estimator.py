@@ -31,6 +31,9 @@ UInt8Array = npt.NDArray[np.uint8]
 _VERSION: Final = 1
 """Rises when results change, so that digests of stages change with it."""
 _PROFILE_YAW: Final = 60.0
+_SECOND_LOOK_YAW: Final = 30.0
+"""Degrees beyond which the mesh is run again around the mesh itself: where the detector puts the crop of a turned head
+moves the points by more than 1 % of the face's width (benchmarks/open_head.md, mirror test)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -141,6 +144,8 @@ class OpenEstimator:
             if not faces:
                 raise NoFace("no_face", "no face was found in the picture")
             face = faces[0]
+            if abs(face.yaw_degrees) > _SECOND_LOOK_YAW:
+                face = self._landmarker.refine(image, face.mesh) or face
         return face
 
     def _dress(self, image: UInt8Array, fit: LandmarkFit) -> FaceParameters:
@@ -198,4 +203,4 @@ def load_estimator(name: str) -> FaceEstimator:
     """
     if name == "open":
         return OpenEstimator()
-    raise ValueError(f"there is no estimator {name!r}; known: 'open' ('deca' is made by models.face3d.deca)")
+    raise ValueError(f"there is no estimator {name!r}; known: 'open' ('deca' is models.face3d.deca_estimator.DecaEstimator)")
