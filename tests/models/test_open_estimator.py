@@ -1,6 +1,7 @@
 """The open estimator on real photographs and on rendered heads of known parameters."""
 
 import json
+import os
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from models.face3d.lighting import exposure, light_preset
 from models.face3d.mesh_topology import MIRROR, lid_gap, mouth_gap
 from models.face3d.rendered_trial import compare, rendered_heads, summarise
 from models.face3d.temporal import OneEuro, SmoothingSettings, smooth_frames
-from models.images import read_image
+from models.images import encode_png, read_image
 
 
 @cache
@@ -146,6 +147,15 @@ def test_contact_sheet_has_a_row_a_face(photos: Path, tmp_path: Path) -> None:
     assert sheet.shape == (22 + 2 * 128, len(COLUMNS) * 128, 3)
     with pytest.raises(ValueError, match="at least one face"):
         contact_sheet(estimator(), [])
+
+
+def test_a_sheet_of_all_photographs_is_written_for_your_own_eyes(photos: Path, tmp_path: Path) -> None:
+    """INSTAFACE_SHEETS names the folder to look in; photographs of people are never committed."""
+    folder = Path(os.environ.get("INSTAFACE_SHEETS", tmp_path))
+    faces = [(image, estimates(photos)[name]) for name, _, image, _ in aligned(photos)]
+    sheet = contact_sheet(estimator(), faces, size=160)
+    assert sheet.shape[0] == 22 + len(faces) * 160
+    (folder / "photographs.png").write_bytes(encode_png(sheet))
 
 
 def test_smoothing_steadies_still_faces_and_follows_turning_ones(photos: Path) -> None:
