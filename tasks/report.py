@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from prefect import task
 
+from models.face3d.contact_sheet import geometry_overlay
 from models.face3d.maps import MAP_FILES, ConditionMaps
-from models.face3d.render import overlay
 from models.images import decode_png, read_image
 from storage.records import Record, committed
 from storage.stores import open_store
@@ -63,7 +63,7 @@ def build_report(results: Results) -> str:
     preset, read = results.preset.name, results.edits.record.read
     return environment.get_template("report.html").render(
         title="InstaFace: photographs in, edits out",
-        subtitle=f"preset {preset}; {sum(images.manifest.counts.values())} photographs; root {results.root}",
+        subtitle=f"preset {preset}; {counted(sum(images.manifest.counts.values()), 'photograph')}; root {results.root}",
         honesty=Markup(HONESTY["tiny" if preset in ("tiny", "debug") else "other"]),
         stages=stage_rows(results),
         refused=[
@@ -101,7 +101,7 @@ def stage_rows(results: Results) -> list[dict[str, Any]]:
     rows = []
     for g in results.generations:
         total, good = sum(g.manifest.counts.values()), g.manifest.counts.get(OK, 0)
-        what = "finished before, nothing redone" if g.reused else f"{len(g.manifest.shards)} shards written"
+        what = "finished before, nothing redone" if g.reused else f"{counted(len(g.manifest.shards), 'shard')} written"
         rows.append(_stage_row(verbs[g.stage], total, good, g.seconds, what))
     again = "finished before, nothing redone"
     steps, edits = results.model.step, len(results.edits.images)
@@ -142,7 +142,7 @@ def face_pictures(
         thumbnail(photograph),
         image,
         dotted(image, from_npy(sample["landmarks.npy"])),
-        overlay(image, ConditionMaps.decode(sample)),
+        geometry_overlay(image, ConditionMaps.decode(sample)),
         *(decode_png(sample[f"{name}.png"]) for name in ("normal", "albedo", "render")),
     ]
 
@@ -196,6 +196,10 @@ def jpeg(pixels: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def data_uri(data: bytes) -> str:

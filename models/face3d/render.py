@@ -141,12 +141,3 @@ def _code(components: int, parameters: FaceParameters) -> Floats:
     if parameters.texture.size in (0, components):
         return parameters.texture if parameters.texture.size else np.zeros(components, np.float32)
     raise ValueError(f"texture has {parameters.texture.size} coefficients; this texture space has {components}")
-
-
-def overlay(image: NDArray[np.uint8], maps: ConditionMaps, opacity: float = 0.7) -> NDArray[np.uint8]:
-    """The render laid over the photograph (both (H, W, 3)), to see how well a fit lies."""
-    if image.shape != maps.render.shape:
-        raise ValueError(f"a picture of {image.shape} under maps of {maps.render.shape}: render at the picture's size")
-    weight = opacity * maps.mask[..., None].astype(np.float32)
-    mixed = image.astype(np.float32) * (1.0 - weight) + 255.0 * weight * maps.render
-    return np.asarray(np.clip(np.rint(mixed), 0, 255), np.uint8)
