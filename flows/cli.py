@@ -81,6 +81,29 @@ def run(
     print(json.dumps(result, indent=2, sort_keys=True))
 
 
+@app.command()
+def faces(
+    source: Annotated[
+        str, typer.Argument(help="Folder of photographs, or of the frames of a video in the order of names")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder for maps, parameters and a contact sheet")],
+    fps: Annotated[
+        float | None, typer.Option(help="Frames of one person at this rate: one crop, smoothed over time")
+    ] = None,
+) -> None:
+    """3D condition maps of a folder, straight into files: no store, no server."""
+    from tasks.face_folder import face_folder
+
+    rows = face_folder(source, out, frames_per_second=fps)
+    for row in rows:
+        if row.status != "ok":
+            console.print(f"{escape(row.source)}: {row.status}: {escape(row.reason)}", soft_wrap=True)
+    good = sum(row.status == "ok" for row in rows)
+    console.print(f"{good} of {len(rows)} photographs; see [bold]{out / 'sheet.png'}[/bold] and {out / 'faces.json'}")
+    if not good:
+        raise typer.Exit(1)
+
+
 def parse_parameters(pairs: list[str]) -> dict[str, Any]:
     """`name=value` pairs → keyword arguments; a value that is JSON is taken as such, anything else is a string.
 
