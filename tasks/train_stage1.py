@@ -25,7 +25,7 @@ from storage.checkpoints import CheckpointStore
 from storage.records import Record, commit_record, committed, read_record
 from storage.stores import Store, open_store
 from tasks.array_bytes import from_npy
-from tasks.assets import asset
+from tasks.assets import asset, weights_digest
 from tasks.generation import Generation, find_generation
 from tasks.live import watch
 from tasks.progress import StageProgress
@@ -124,6 +124,7 @@ def train_rank(spec: Mapping[str, Any]) -> None:
     model = build_networks(networks_for(config, job.features), job.base, config.seed).to(device).train()
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     store = open_store(job.home)
     checkpoints = CheckpointStore(store.child("checkpoints"))
 
@@ -133,6 +134,7 @@ def train_rank(spec: Mapping[str, Any]) -> None:
         checkpoint = checkpoints.load()
         step, losses = checkpoint.step, list(checkpoint.state["losses"])
         restore(model, optimiser, checkpoint.tensors)
+        scaler.load_state_dict(checkpoint.state["scaler"])
     wrapped = DistributedDataParallel(model) if world > 1 else model
     autocast = torch.autocast(device.type, dtype=PRECISIONS[config.precision], enabled=config.precision != "fp32")
 
@@ -149,15 +151,19 @@ def train_rank(spec: Mapping[str, Any]) -> None:
         if not np.isfinite(value):
             raise FloatingPointError(f"step {step}: the loss is {value} for the samples {[key for _, key in rows]}")
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimiser)
         torch.nn.utils.clip_grad_norm_(trainable, config.clip)
-        optimiser.step()
+        scaler.step(optimiser)
+        scaler.update()
         step += 1
         losses.append(value)
         if rank == 0:
             spec["mailbox"].put.remote({"step": step, "loss": value})
             if step % config.checkpoint_every == 0 or step == config.steps:
-                checkpoints.save_in_background(step, tensors_of(model, optimiser), {"losses": losses})
+                checkpoints.save_in_background(
+                    step, tensors_of(model, optimiser), {"losses": losses, "scaler": scaler.state_dict()}
+                )
     checkpoints.close()
 
     # Export.
@@ -173,15 +179,15 @@ def train_stage1(config: TrainConfig, features: Generation, root: Store) -> Trai
         ValueError: features of another preset, or none at all.
         AssetMissing: Stable Diffusion's weights are not there.
     """
-    digest = digest_of([VERSION, config, features.manifest.digest])
-    home = root.child(f"stage1/{digest}")
+    base = None if config.model == "tiny" else asset("stable-diffusion-v1-5", "Stable Diffusion 1.5")
+    start = "" if base is None else weights_digest(base)
+    home = root.child(f"stage1/{digest_of([VERSION, config, features.manifest.digest, start])}")
     with StageProgress("train", total=config.steps, unit="steps") as progress:
         record = read_record(home)
         if record is not None:
             progress.reused({})
             return trained_model(record, reused=True, seconds=progress.seconds)
-        base = None if config.model == "tiny" else str(asset("stable-diffusion-v1-5", "Stable Diffusion 1.5"))
-        job = TrainJob(config=config, home=home.uri, features=features, base=base)
+        job = TrainJob(config=config, home=home.uri, features=features, base=None if base is None else str(base))
 
         def fit(mailbox: Any) -> None:
             trainer = TorchTrainer(

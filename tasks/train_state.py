@@ -5,23 +5,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from models.diffusion.config import InstaFaceConfig
 from models.diffusion.editor import InstaFace
 from models.diffusion.folder import load_model, save_model
+from models.diffusion.pretrained import load_denoiser
 from storage.records import Record
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_networks(networks: InstaFaceConfig, base: str | None, seed: int) -> InstaFace:
-    """Seeded networks; with `base`, a diffusers folder of Stable Diffusion, its UNet starts denoiser and guidance."""
+    """Seeded networks; with `base`, a folder or .safetensors file of Stable Diffusion, its UNet starts both UNets."""
     if base is None:
         return InstaFace.from_config(networks, seed=seed)
-    denoiser = UNet2DConditionModel.from_pretrained(base, subfolder="unet", local_files_only=True, use_safetensors=True)
-    return InstaFace.from_denoiser(denoiser, networks, seed=seed)
+    return InstaFace.from_denoiser(load_denoiser(base, networks), networks, seed=seed)
 
 
 def tensors_of(model: InstaFace, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

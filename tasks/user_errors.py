@@ -12,6 +12,8 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, ParameterTypeError | ValidationError):
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return "; ".join(line for line in lines if not line.startswith("For further information"))
-    if isinstance(error, StorageError | UnitFailed | ValueError | FileNotFoundError | PermissionError):
+    if isinstance(
+        error, StorageError | UnitFailed | ValueError | FloatingPointError | FileNotFoundError | PermissionError
+    ):
         return " ".join(str(error).split())
     return None
