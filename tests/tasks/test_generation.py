@@ -57,7 +57,14 @@ class Shouter:
 
 
 def build(
-    root: Store, trace: Path, words: list[str], *, limit: float = 0.5, size: int = 2, config: str = "c"
+    root: Store,
+    trace: Path,
+    words: list[str],
+    *,
+    limit: float = 0.5,
+    size: int = 2,
+    config: str = "c",
+    workers: int = 2,
 ) -> Generation:
     units = [Words(i // size, tuple(words[i : i + size])) for i in range(0, len(words), size)]
     plan = Plan(
@@ -68,7 +75,7 @@ def build(
     def make(home: str, earlier: tuple[str, ...]) -> Any:
         return partial(Shouter, str(trace), home, earlier)
 
-    return build_generation(root, plan, units, make, workers=2)
+    return build_generation(root, plan, units, make, workers=workers)
 
 
 def test_every_input_has_a_row_and_every_good_one_a_sample(tmp_path: Path) -> None:
@@ -110,7 +117,7 @@ def test_an_interrupted_generation_goes_on_where_it_was(tmp_path: Path) -> None:
     root, trace = open_store(tmp_path / "root"), tmp_path / "trace"
     trace.with_suffix(".fail").touch()
     with pytest.raises(UnitFailed, match="the whole unit"):
-        build(root, trace, ["a", "b", "c"])
+        build(root, trace, ["a", "b", "c"], workers=1)  # one worker: the first unit ends before the second fails
     finished = {info.key.split("/", 2)[2] for info in root.list("words/")}
     assert "manifest.json" not in finished
     assert "units/000000.json" in finished
