@@ -25,12 +25,14 @@ def choose_photographs(images: Generation, root: Store) -> Choice:
     """Subject and driver among the usable photographs; where there is only one, its mirror image drives."""
     sources = {row.key: row.source for row in images.status() if row.status == OK}
     metas = {key: json.loads(sample["meta.json"]) for key, sample in images.reader(["meta.json"])}
-    subject = min(metas, key=lambda key: (abs(metas[key]["yaw_degrees"]) - 20 * metas[key]["confidence"], key))
+    subject = min(
+        metas, key=lambda key: (abs(metas[key]["yaw_degrees"] or 0) - 20 * (metas[key]["confidence"] or 0), key)
+    )
     others = [key for key in metas if key != subject]
     if not others:
         return Choice(sources[subject], _mirrored(sources[subject], root))
-    yaw = metas[subject]["yaw_degrees"]
-    driver = max(others, key=lambda key: (abs(metas[key]["yaw_degrees"] - yaw), key))
+    yaw = metas[subject]["yaw_degrees"] or 0
+    driver = max(others, key=lambda key: (abs((metas[key]["yaw_degrees"] or 0) - yaw), key))
     return Choice(sources[subject], sources[driver])
 
 

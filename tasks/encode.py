@@ -4,6 +4,7 @@ Everything frozen is computed here, once; training reads its results and never l
 are stored, not one draw of it.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from models.encoders.semantic import EfficientNetEncoder, SemanticEncoder, effic
 from models.face3d.landmarks import five_points
 from models.face3d.maps import ConditionMaps
 from models.images import decode_png
-from storage.canonical import digest_of, sha256_of
+from storage.canonical import canonical_json, digest_of, sha256_of
 from storage.shards import stream_shard
 from storage.stores import Store, open_store
 from storage.units import Unit
@@ -33,7 +34,7 @@ from tasks.assets import asset, weights_digest
 from tasks.extract import ShardUnit
 from tasks.generation import EarlierRows, Generation, Plan, Row, build_generation, write_unit
 
-FIELDS = ("moments.npy", "conditions.npy", "face.npy", "semantic.npy")
+FIELDS = ("moments.npy", "conditions.npy", "face.npy", "semantic.npy", "meta.json")
 _READ = ("albedo.png", "normal.png", "render.png", "mask.png", "landmarks.npy")
 # Raise it whenever the features of an unchanged image would change for a reason that no digest shows.
 VERSION = "1"
@@ -131,7 +132,7 @@ class EncodeWorker:
     ) -> None:
         torch.set_num_threads(1)  # one actor a core; also keeps sums in one order
         self.featurizer = Featurizer(config)
-        self.images = images.reader(["image.png"])
+        self.images = images.reader(["image.png", "meta.json"])
         self.maps = maps.store()
         self.home = open_store(home)
         self.config_digest = digest_of([VERSION, config, self.featurizer.digest])
@@ -157,7 +158,13 @@ class EncodeWorker:
             FIELDS,
             lambda row: self._features(row.key, samples[row.key]),
             self.earlier,
+            lambda row, sample: {**sample, "meta.json": self._meta(row.key)},
         )
+
+    def _meta(self, key: str) -> bytes:
+        """Who is to be seen and what the row is for: all that training asks of a photograph's facts."""
+        facts = json.loads(self.images.by_key(key)[1]["meta.json"])
+        return canonical_json({"person": facts["person"], "split": facts["split"]})
 
     def _image(self, key: str) -> bytes:
         data: bytes = self.images.by_key(key)[1]["image.png"]

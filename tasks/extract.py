@@ -1,5 +1,6 @@
 """extract: aligned images → 3D condition maps (albedo, normal, Lambertian render, mask) and their parameters."""
 
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from prefect import task
 
 from models.face3d.deca_estimator import DecaEstimator
@@ -14,6 +16,8 @@ from models.face3d.estimator import FaceEstimator, NoFace, load_estimator
 from models.face3d.face_networks import MEDIAPIPE_VERSION
 from models.face3d.landmarks import FaceLandmarker
 from models.face3d.open_head import DATA_FILE
+from models.face3d.parameters import FRAME, FaceParameters
+from models.face3d.render import geometry
 from models.images import decode_png, encode_png
 from storage.canonical import digest_of, sha256_of
 from storage.shards import ShardEntry, stream_shard
@@ -30,6 +34,7 @@ from tasks.generation import (
     build_generation,
     write_unit,
 )
+from tasks.truth import truth_parameters
 
 FIELDS = ("albedo.png", "normal.png", "render.png", "mask.png", "params.npy", "texture.png", "landmarks.npy")
 # Raise it whenever the maps of an unchanged image would change for a reason that no digest shows.
@@ -40,6 +45,8 @@ VERSION = "1"
 class ExtractConfig:
     estimator: str = "open"
     """`open` (landmark fit on the freely licensed head) or `deca` (needs the user's DECA and FLAME files)."""
+    truth: bool = True
+    """Take the face parameters of a photograph whose source knows them exactly, instead of estimating them."""
     bad_share_limit: float = 0.02
     """Share of images that may fail before the stage stops and commits nothing."""
 
@@ -83,29 +90,41 @@ class Mapper:
     """Aligned image → sample of the maps stage. Holds the 3D estimator."""
 
     def __init__(self, config: ExtractConfig) -> None:
+        self.config = config
         self.estimator = load_face_estimator(config.estimator)
 
-    def maps(self, image: NDArray[np.uint8], name: str) -> dict[str, bytes]:
-        """Estimate the face of an aligned image, uint8 (S, S, 3), and render its condition maps at that size.
+    def maps(self, image: NDArray[np.uint8], name: str, truth: str | None = None) -> dict[str, bytes]:
+        """The face of an aligned image, uint8 (S, S, 3), and its condition maps at that size.
+
+        `truth` is the text of parameters that are known exactly; they are taken where the configuration says so.
 
         Raises:
             RowFailed: the estimator finds no usable face.
         """
-        try:
-            estimate = self.estimator.estimate(image)
-        except NoFace as error:
-            raise RowFailed(error.reason, f"{name}: {error}") from error
-        if estimate.reason is not None:
-            raise RowFailed(estimate.reason, f"{name}: {estimate.sentence}")
-        parameters = estimate.parameters
+        if truth is not None and self.config.truth:
+            parameters = truth_parameters(truth)
+            mesh = geometry(self.estimator.model, parameters).landmarks["mesh468"]
+        else:
+            parameters, mesh = self._estimate(image, name)
         maps = self.estimator.maps(parameters, image.shape[0])
         albedo = parameters.albedo if parameters.albedo is not None else np.zeros((1, 1, 3), np.uint8)
         return {
             **maps.encode(),
             "params.npy": parameters.to_npy(),
             "texture.png": encode_png(albedo),
-            "landmarks.npy": npy_bytes(estimate.detected.astype(np.float32)),
+            "landmarks.npy": npy_bytes((mesh * (image.shape[0] / FRAME[0])).astype(np.float32)),
         }
+
+    def _estimate(self, image: NDArray[np.uint8], name: str) -> tuple[FaceParameters, NDArray[np.float32]]:
+        if image.shape[:2] != FRAME:
+            image = np.asarray(Image.fromarray(image).resize(FRAME, Image.Resampling.LANCZOS))
+        try:
+            estimate = self.estimator.estimate(image)
+        except NoFace as error:
+            raise RowFailed(error.reason, f"{name}: {error}") from error
+        if estimate.reason is not None:
+            raise RowFailed(estimate.reason, f"{name}: {estimate.sentence}")
+        return estimate.parameters, estimate.detected
 
 
 class ExtractWorker:
@@ -115,22 +134,24 @@ class ExtractWorker:
         self.mapper = Mapper(config)
         self.images = open_store(images)
         self.home = open_store(home)
-        self.config_digest = digest_of([VERSION, config, self.mapper.estimator.digest])
+        self.row_digest = digest_of([VERSION, config.estimator, config.truth, self.mapper.estimator.digest])
         self.earlier = EarlierRows(earlier, FIELDS)
 
     def process(self, unit: ShardUnit) -> Unit:
-        samples = dict(stream_shard(self.images, unit.entry, ["image.png"]))
+        samples = dict(stream_shard(self.images, unit.entry, ["image.png", "meta.json"]))
+        truths = {key: json.loads(sample["meta.json"]).get("truth") for key, sample in samples.items()}
         rows = [
             Row(
                 key=key,
                 source=f"{self.images.uri}/{unit.entry.name}#{key}",
-                content_key=digest_of([sha256_of(sample["image.png"]), self.config_digest]),
+                content_key=digest_of([sha256_of(sample["image.png"]), truths[key], self.row_digest]),
             )
             for key, sample in samples.items()
         ]
         return write_unit(
             self.home, "maps", unit.index, rows, FIELDS,
-            lambda row: self.mapper.maps(decode_png(samples[row.key]["image.png"]), row.key), self.earlier,
+            lambda row: self.mapper.maps(decode_png(samples[row.key]["image.png"]), row.key, truths[row.key]),
+            self.earlier,
         )  # fmt: skip
 
 

@@ -207,6 +207,9 @@ class EarlierRows:
         self._where: dict[str, tuple[str, str]] = {}
         self._readers: dict[str, SampleReader] = {}
         for uri in generations:
+            manifest = Manifest.read(open_store(uri))
+            if manifest is None or not set(fields) <= set(manifest.fields):
+                continue  # erased meanwhile, or of an older form
             for row in read_status(open_store(uri)):
                 if row.status == OK:
                     self._where[row.content_key] = (uri, row.key)
@@ -232,9 +235,11 @@ def write_unit(
     fields: Sequence[str],
     make: Callable[[Row], Mapping[str, bytes]],
     earlier: EarlierRows,
+    complete: Callable[[Row, Mapping[str, bytes]], Mapping[str, bytes]] | None = None,
 ) -> Unit:
     """Make every row of a unit, write the good ones as one shard, and record how each row went.
 
+    `complete` fills in what costs nothing and may have changed without the row's content key, in copied samples too.
     This is the row boundary: whatever `make` raises for a row becomes that row's status, and costs that row only.
     """
     samples: list[tuple[str, Mapping[str, bytes]]] = []
@@ -242,7 +247,8 @@ def write_unit(
     for row in rows:
         word, reason = OK, ""
         try:
-            samples.append((row.key, earlier.get(row.content_key) or make(row)))
+            sample = earlier.get(row.content_key) or make(row)
+            samples.append((row.key, complete(row, sample) if complete else sample))
         except (RowFailed, BadImage) as error:
             word, reason = getattr(error, "status", "corrupt"), str(error)
         except StoreUnavailable:

@@ -3,13 +3,27 @@
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Protocol, cast
 
 from storage.canonical import sha256_of
 from storage.stores import Store, open_store
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 EMBEDDED = "embedded:portrait"
+PORTRAITS = "portraits:"
+"""Sources and stores of synthetic portraits start so."""
+
+
+class SyntheticSource(Protocol):
+    """What a module that renders its photographs offers."""
+
+    def list_portraits(self, spec: str) -> "list[Photo]":
+        """The photographs of `portraits:PEOPLExPICTURES[@SEED]`, without rendering them."""
+
+    def read_portrait(self, photo: "Photo") -> bytes:
+        """PNG."""
 
 
 class NoPhotos(ValueError):
@@ -25,7 +39,17 @@ class Photo:
     name: str
     """Path below `store_uri`; with it, the human-readable source in status tables."""
     sha256: str
-    """Digest of the file's bytes: the identity of the photograph wherever it lies."""
+    """64 hex digits that decide the bytes: the identity of the photograph wherever it lies."""
+    person: str | None = None
+    """Who it shows, where the source says so: photographs of one person share it, and are never split apart."""
+    split: str | None = None
+    """train, validation or test, where the source says so; a stable hash decides otherwise."""
+    licence: str | None = None
+    """Licence of the photograph, where the source says so."""
+    aligned: bool = False
+    """Already in FFHQ framing: resized, never aligned again."""
+    truth: str | None = None
+    """Face parameters known exactly, as `tasks.truth.truth_text`; only synthetic sources have them."""
 
     @property
     def source(self) -> str:
@@ -73,11 +97,13 @@ def locate(source: str) -> tuple[Store, str | None]:
 
 
 def list_photos(source: str) -> list[Photo]:
-    """All photographs of `source`, in the order of their names.
+    """All photographs of `source`, in the order of their names; `portraits:400x12@0` renders synthetic ones.
 
     Raises:
         NoPhotos: nothing with a picture's suffix is there.
     """
+    if source.startswith(PORTRAITS):
+        return synthetic().list_portraits(source)
     store, name = locate(source)
     names = [name] if name is not None else _pictures(store)
     photos = [Photo(store_uri=store.uri, name=n, sha256=sha256_of(store.read(n))) for n in names]
@@ -89,7 +115,14 @@ def list_photos(source: str) -> list[Photo]:
     return photos
 
 
+def synthetic() -> SyntheticSource:
+    """The renderer of synthetic portraits; it is loaded only for sources that need it."""
+    return cast(SyntheticSource, import_module("tasks.portraits"))
+
+
 def read_photo(photo: Photo) -> bytes:
+    if photo.store_uri.startswith(PORTRAITS):
+        return synthetic().read_portrait(photo)
     return open_store(photo.store_uri).read(photo.name)
 
 
