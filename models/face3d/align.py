@@ -157,8 +157,14 @@ def align_ffhq(
     return Aligned(
         image=np.array(reduced, dtype=np.uint8),
         quad=geometry.quad0,
-        to_aligned=_square_map(geometry.quad0 + 0.5, size),
+        to_aligned=aligned_map(geometry.quad0, size),
     )
+
+
+def aligned_map(quad: FloatArray, size: int) -> FloatArray:
+    """(3, 3) affine map from source pixels to aligned pixels, both counted from pixel corners, of a square with the
+    corners `quad` (4, 2), as `Aligned.quad`."""
+    return _square_map(quad + 0.5, size)
 
 
 def _shrunk_region(image: UInt8Array, geometry: FfhqGeometry) -> UInt8Array:
