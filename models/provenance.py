@@ -25,8 +25,13 @@ COMPOSITE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/composit
 """IPTC: a photograph into which something made by a trained model was composed."""
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _JPEG: Final = b"\xff\xd8"
+_GIF: Final = b"GIF89a"
 _XMP_KEYWORD: Final = b"XML:com.adobe.xmp"
 _XMP_HEADER: Final = b"http://ns.adobe.com/xap/1.0/\x00"
+_GIF_EXTENSION: Final = b"\x21\xff\x0bXMP DataXMP"
+_GIF_TRAILER: Final = b"\x01" + bytes(range(255, -1, -1)) + b"\x00"
+"""Makes a reader that skips sub-blocks land behind the packet, wherever it is."""
+_NEITHER: Final = "provenance is kept in PNG, JPEG and GIF files, and this is none of them: convert it first"
 _OURS: Final = re.compile(r"<instaface:provenance>(.*?)</instaface:provenance>", re.DOTALL)
 
 
@@ -60,10 +65,10 @@ class Stamp:
 
 
 def stamp(picture: bytes, provenance: Provenance) -> bytes:
-    """The same PNG or JPEG with its provenance; the compressed pixels are copied as they are, and equal input gives equal bytes.
+    """The same PNG, JPEG or GIF with its provenance; compressed pixels are copied, and equal input gives equal bytes.
 
     Raises:
-        BadProvenance: neither PNG nor JPEG, or already stamped.
+        BadProvenance: another format, or already stamped.
     """
     if read_stamp(picture) is not None:
         raise BadProvenance("the picture already carries provenance: stamp the picture it was made from")
@@ -72,6 +77,9 @@ def stamp(picture: bytes, provenance: Provenance) -> bytes:
         body = _XMP_KEYWORD + b"\x00\x00\x00\x00\x00" + packet
         end = _header_end(picture)
         return picture[:end] + _chunk(b"iTXt", body) + picture[end:]
+    if picture.startswith(_GIF):
+        end = _screen_end(picture)
+        return picture[:end] + _GIF_EXTENSION + packet + _GIF_TRAILER + picture[end:]
     segment = _XMP_HEADER + packet
     if len(segment) > 65_533:
         raise BadProvenance(f"the edit takes {len(segment)} bytes and a JPEG segment holds 65,533: use PNG")
@@ -80,12 +88,12 @@ def stamp(picture: bytes, provenance: Provenance) -> bytes:
 
 
 def read_stamp(picture: bytes) -> Stamp | None:
-    """The provenance in a PNG or JPEG, or None where it has none of ours.
+    """The provenance in a PNG, JPEG or GIF, or None where it has none of ours.
 
     Raises:
-        BadProvenance: neither PNG nor JPEG, or a damaged entry.
+        BadProvenance: another format, or a damaged entry.
     """
-    packet = _png_packet(picture) if picture.startswith(_PNG) else _jpeg_packet(picture)
+    packet = _find_packet(picture)
     found = _OURS.search(packet) if packet is not None else None
     if found is None:
         return None
@@ -115,10 +123,10 @@ def _packet(provenance: Provenance, pixels: str) -> str:
 
 def _pixel_digest(picture: bytes) -> str:
     """blake2b of mode, size and decoded pixels."""
-    if not picture.startswith((_PNG, _JPEG)):
-        raise BadProvenance("provenance is kept in PNG and JPEG files, and this is neither: convert it first")
+    if not picture.startswith((_PNG, _JPEG, _GIF)):
+        raise BadProvenance(_NEITHER)
     try:
-        with Image.open(io.BytesIO(picture), formats=("PNG", "JPEG")) as image:
+        with Image.open(io.BytesIO(picture), formats=("PNG", "JPEG", "GIF")) as image:
             digest = hashlib.blake2b(f"{image.mode}|{image.size}|".encode(), digest_size=16)
             digest.update(image.tobytes())
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
@@ -133,6 +141,26 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 def _header_end(png: bytes) -> int:
     (length,) = struct.unpack(">I", png[8:12])
     return 8 + 12 + int(length)  # signature and IHDR
+
+
+def _screen_end(gif: bytes) -> int:
+    """Behind the logical screen descriptor and its colour table."""
+    table = gif[10]
+    return 13 + (3 * 2 ** ((table & 7) + 1) if table & 0x80 else 0)
+
+
+def _find_packet(picture: bytes) -> str | None:
+    if picture.startswith(_PNG):
+        return _png_packet(picture)
+    if picture.startswith(_JPEG):
+        return _jpeg_packet(picture)
+    if not picture.startswith(_GIF):
+        raise BadProvenance(_NEITHER)
+    start = picture.find(_GIF_EXTENSION)
+    end = picture.find(_GIF_TRAILER[:8], start)
+    if start < 0 or end < 0:
+        return None
+    return picture[start + len(_GIF_EXTENSION) : end].decode("utf-8", errors="replace")
 
 
 def _png_packet(png: bytes) -> str | None:
@@ -155,8 +183,6 @@ def _after_app0(jpeg: bytes) -> int:
 
 
 def _jpeg_packet(jpeg: bytes) -> str | None:
-    if not jpeg.startswith(_JPEG):
-        raise BadProvenance("provenance is kept in PNG and JPEG files, and this is neither: convert it first")
     place = 2
     while place + 4 <= len(jpeg) and jpeg[place] == 0xFF and jpeg[place + 1] not in (0xDA, 0xD9):
         (length,) = struct.unpack(">H", jpeg[place + 2 : place + 4])

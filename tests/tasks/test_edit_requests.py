@@ -1,0 +1,99 @@
+"""Edits as a flow gets them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.face3d.editing import FaceEdit
+from storage.errors import Conflict
+from storage.stores import open_store
+from tasks.edit_requests import GRID, MOST_FRAMES, parse_edits
+from tasks.expressions import remove_expression, save_expression, saved_expressions
+
+
+def test_the_default_grid_covers_pose_expression_and_light() -> None:
+    edits = [one.edit for one in parse_edits(None)]
+    assert len(edits) == len(GRID)
+    assert any(edit.yaw for edit in edits)
+    assert any(edit.expressions for edit in edits)
+    assert any(edit.light for edit in edits)
+    assert edits[0] == FaceEdit(), "the first shows the person as photographed"
+
+
+def test_drivers_add_an_edit_each_and_stand_in_for_the_grid() -> None:
+    named = parse_edits([{"name": "left", "yaw": -20}], drivers=["d.jpg"])
+    assert [(one.name, one.frame, one.sweep) for one in named] == [("left", None, None), ("as the driver", 0, None)]
+    film = parse_edits(None, drivers=["a.jpg", "b.jpg"])
+    assert [(one.frame, one.sweep) for one in film] == [(0, "as the driver"), (1, "as the driver")]
+
+
+def test_a_sweep_goes_from_the_first_value_to_the_last() -> None:
+    asked = {
+        "name": "turn",
+        "sweep": {"yaw": [-30, 30], "expressions": {"smile": [0, 1]}},
+        "frames": 5,
+        "light": "left",
+    }
+    named = parse_edits([asked])
+    assert [one.edit.yaw for one in named] == [-30, -15, 0, 15, 30]
+    assert [one.edit.expressions["smile"] for one in named] == [0, 0.25, 0.5, 0.75, 1]
+    assert {one.edit.light for one in named} == {"left"}
+    assert {one.sweep for one in named} == {"turn"}
+
+
+@pytest.mark.parametrize(
+    ("edits", "sentence"),
+    [
+        ([{"yaw": 500}], "yaw = 500"),
+        ([{"yaaw": 5}], "yaaw"),
+        ([{"light": "moon"}], "moon"),
+        ([{"name": "a"}, {"name": "a"}], "named 'a'"),
+        ([], "no edit"),
+        ([{"sweep": {"yaw": [-5, 5]}, "frames": 1}], "frames=1"),
+        ([{"sweep": {"yaw": 5}}], "first value and the last"),
+        ([{"sweep": {"hair": [0, 1]}}], "sweep of 'hair'"),
+        ([{"sweep": {"yaw": [0, 500]}}], "yaw = "),
+        ([{"sweep": []}], "needs the form"),
+        ([{"expression": "grin"}], "none yet"),
+    ],
+)
+def test_a_bad_edit_is_refused_with_its_value(edits: list[dict[str, Any]], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        parse_edits(json.loads(json.dumps(edits)))
+
+
+def test_too_many_drivers_are_refused() -> None:
+    with pytest.raises(ValueError, match="at most"):
+        parse_edits(None, drivers=["x.jpg"] * (MOST_FRAMES + 1))
+
+
+def test_a_saved_expression_is_added_to_an_edit(tmp_path: Path) -> None:
+    root = open_store(tmp_path)
+    save_expression(root, "grin", {"expressions": {"smile": 0.7, "jawOpen": 0.1}, "jaw": 0.1})
+    save_expression(root, "grin", {"expressions": {"smile": 0.7, "jawOpen": 0.1}, "jaw": 0.1})
+    (one,) = parse_edits([{"expression": "grin", "expressions": {"smile": 0.1}}], saved=saved_expressions(root))
+    assert one.edit.expressions == {"smile": pytest.approx(0.8), "jawOpen": 0.1}
+    assert one.edit.jaw == 0.1
+    with pytest.raises(Conflict, match="another expression"):
+        save_expression(root, "grin", {"jaw": 0.5})
+    remove_expression(root, "grin")
+    assert saved_expressions(root) == {}
+    with pytest.raises(ValueError, match="no expression"):
+        remove_expression(root, "grin")
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "sentence"),
+    [
+        ("smile", {"jaw": 0.1}, "built-in"),
+        ("../up", {"jaw": 0.1}, "cannot name"),
+        ("nothing", {}, "changes nothing"),
+        ("turn", {"yaw": 3}, "'yaw' says nothing"),
+        ("wide", {"jaw": 3}, "jaw = 3"),
+    ],
+)
+def test_a_bad_expression_is_refused(tmp_path: Path, name: str, fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        save_expression(open_store(tmp_path), name, fields)
