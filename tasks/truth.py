@@ -2,6 +2,8 @@
 
 import base64
 import json
+from importlib import import_module
+from typing import cast
 
 from models.face3d.parameters import FaceParameters
 from models.images import decode_png, encode_png
@@ -18,7 +20,9 @@ def truth_text(parameters: FaceParameters) -> str:
 
 
 def truth_parameters(text: str) -> FaceParameters:
-    """The parameters of `truth_text`; JSON of `FaceParameters.to_json` alone is one without a picture.
+    """The parameters of `truth_text`, or those a reference to a synthetic portrait stands for.
+
+    JSON of `FaceParameters.to_json` alone is parameters without a picture.
 
     Raises:
         ValueError: no parameters in this text.
@@ -26,6 +30,8 @@ def truth_parameters(text: str) -> FaceParameters:
     body = json.loads(text)
     if not isinstance(body, dict):
         raise ValueError(f"known parameters are a JSON object, not {text[:40]!r}")
+    if "portrait" in body:
+        return cast(FaceParameters, import_module("tasks.portraits").portrait_truth(body["portrait"]))
     picture = body.pop(_ALBEDO, None)
     albedo = None if picture is None else decode_png(base64.b64decode(picture, validate=True))
     return FaceParameters.from_json(json.dumps(body), albedo)

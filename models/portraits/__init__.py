@@ -1,0 +1,1 @@
+"""Synthetic portraits with known parameters: people in 3D, and any scene they can be seen in."""
