@@ -8,7 +8,7 @@ from tasks.encode import EncodeConfig
 from tasks.extract import ExtractConfig
 from tasks.preset import Preset
 from tasks.shard import ShardConfig
-from tasks.train_stage1 import TrainConfig
+from tasks.train_config import TrainConfig
 
 
 def tiny() -> Preset:
@@ -22,7 +22,13 @@ def tiny() -> Preset:
         extract=ExtractConfig(estimator="open", bad_share_limit=0.6),
         encode=EncodeConfig(codec="patch-cosine", semantic="efficientnet-lite0", face="dlib"),
         train=TrainConfig(
-            model="tiny", steps=60, batch=4, learning_rate=2e-3, checkpoint_every=20, learning_rate_warmup=4
+            model="debug",
+            steps=60,
+            batch=4,
+            repeat=True,
+            learning_rate=2e-3,
+            checkpoint_every=20,
+            learning_rate_warmup=4,
         ),
         finetune=FinetuneConfig(steps=50, copies=8, learning_rate=2e-3),
         edit=EditConfig(steps=20),
@@ -51,7 +57,7 @@ def open_() -> Preset:
         extract=ExtractConfig(estimator="open"),
         encode=EncodeConfig(codec="kl", semantic="clip", face="dlib"),
         train=TrainConfig(
-            model="open", steps=55_000, batch=6, workers=2, gpu=True, precision="bf16", checkpoint_every=1000
+            model="open", steps=55_000, batch=12, workers=2, gpu=True, precision="bf16", checkpoint_every=1000
         ),
         finetune=FinetuneConfig(gpu=True),
         edit=EditConfig(gpu=True),
@@ -68,7 +74,7 @@ def paper() -> Preset:
         extract=ExtractConfig(estimator="deca"),
         encode=EncodeConfig(codec="kl", semantic="clip", face="arcface"),
         train=TrainConfig(
-            model="paper", steps=55_000, batch=6, workers=2, gpu=True, precision="fp16", checkpoint_every=1000
+            model="paper", steps=55_000, batch=12, workers=2, gpu=True, precision="fp16", checkpoint_every=1000
         ),
         finetune=FinetuneConfig(gpu=True),
         edit=EditConfig(gpu=True),
@@ -84,3 +90,9 @@ def by_name(name: str) -> Preset:
     if name not in _PRESETS:
         raise ValueError(f"preset={name!r}: choose one of {', '.join(_PRESETS)}")
     return _PRESETS[name]()
+
+
+def with_edit_options(preset: Preset, **options: object) -> Preset:
+    """A preset whose editing differs in the options that are not None."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return replace(preset, edit=replace(preset.edit, **given))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from tasks.edit_config import EditConfig, EvaluateConfig, FinetuneConfig
 from tasks.encode import EncodeConfig
 from tasks.extract import ExtractConfig
 from tasks.shard import ShardConfig
-from tasks.train_stage1 import TrainConfig
+from tasks.train_config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -154,12 +154,18 @@ class InstaFace(nn.Module):
 
     # --- Training ---
 
-    def forward(self, batch: Mapping[str, Tensor], draws: Draws, features: Features | None = None) -> Tensor:
-        """The loss: so that wrappers which hook `forward` (DDP, FSDP) see the whole step."""
-        return self.loss(batch, draws, features)
+    def forward(
+        self, batch: Mapping[str, Tensor], draws: Draws, features: Features | None = None, *, rows: bool = False
+    ) -> Tensor:
+        """The loss, or that of each row: so that wrappers which hook `forward` (DDP, FSDP) see the whole step."""
+        return self.loss_rows(batch, draws, features) if rows else self.loss(batch, draws, features)
 
     def loss(self, batch: Mapping[str, Tensor], draws: Draws, features: Features | None = None) -> Tensor:
-        """E ‖ε − ε_θ(z_t, t, E_comb, D)‖² (equation 3), or its velocity form: a scalar.
+        """The mean of `loss_rows`: a scalar."""
+        return self.loss_rows(batch, draws, features).mean()
+
+    def loss_rows(self, batch: Mapping[str, Tensor], draws: Draws, features: Features | None = None) -> Tensor:
+        """E ‖ε − ε_θ(z_t, t, E_comb, D)‖² (equation 3), or its velocity form, of each row: (N,).
 
         batch: `moments` (B, 2C, h, w), `conditions` (B, 3C, h, w), `semantic` (B, L, D), `face` (B, F) and,
         for `face_weight`, `mask` (B, 1, h, w) in [0, 1]. The draws have N rows, N a multiple of B: row i of
@@ -203,7 +209,7 @@ class InstaFace(nn.Module):
                 raise ValueError(f"face_weight is {self.config.face_weight}: the batch needs a `mask` (B, 1, h, w)")
             weight = 1 + (self.config.face_weight - 1) * repeat_rows(mask.float(), len(output))
             error = error * (weight / weight.mean(dim=(-2, -1), keepdim=True))
-        return error.mean()
+        return error.flatten(1).mean(dim=1)
 
     def split_projection(self) -> None:
         """Let the Guidance Network keep today's projection, frozen: its features no longer change in a fine-tune."""

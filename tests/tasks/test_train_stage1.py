@@ -1,96 +1,229 @@
-"""Stage 1 on small random features: resume, errors, what a step sees."""
+"""Stage 1 on small random features: exact resume, what a step sees, ranks, errors."""
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small_features import features, random_sample
 
 from storage.checkpoints import CheckpointStore
-from storage.manifest import Manifest
-from storage.shards import write_shard
-from storage.stores import Store, open_store
-from tasks.array_bytes import npy_bytes
-from tasks.generation import Generation
-from tasks.train_data import FeatureBatches
-from tasks.train_stage1 import TrainConfig, train_stage1
+from storage.records import committed
+from storage.stores import open_store
+from tasks.train_config import TrainConfig
+from tasks.train_data import FeatureBatches, FeatureRows
+from tasks.train_log import read_log
+from tasks.train_loop import train_rank
+from tasks.train_networks import networks_for
+from tasks.train_stage1 import TrainedModel, describe, job_for, train_stage1
+from tasks.train_state import RAW, Place, load_networks
 
-FIELDS = ("moments.npy", "conditions.npy", "face.npy", "semantic.npy")
-CONFIG = TrainConfig(model="tiny", steps=4, batch=2, learning_rate=1e-3, checkpoint_every=2)
-
-
-def features(root: Store, count: int = 3, size: int = 8) -> Generation:
-    numbers = np.random.default_rng(0)
-
-    def sample() -> dict[str, bytes]:
-        latent = (size, size)
-        shapes = {"moments": (32, *latent), "conditions": (48, *latent), "face": (128,), "semantic": (50, 320)}
-        arrays = {name: numbers.normal(size=shape).astype(np.float16) for name, shape in shapes.items()}
-        arrays["moments"][16:] = -30
-        return {f"{name}.npy": npy_bytes(array) for name, array in arrays.items()}
-
-    home = root.child("features/0123456789abcdef")
-    entry = write_shard(home, "shard-000000.tar", [(f"sample-{i}", sample()) for i in range(count)], FIELDS)
-    manifest = Manifest(
-        stage="features",
-        fields=FIELDS,
-        config_digest="c",
-        code_version="0",
-        inputs={},
-        shards=(entry,),
-        counts={"ok": count},
-    )
-    manifest.commit(home)
-    return Generation(stage="features", uri=home.uri, manifest=manifest, reused=False)
+CONFIG = TrainConfig(
+    model="debug", steps=4, batch=2, learning_rate=1e-3, checkpoint_every=2, ema_decay=0.9, draws=2, schedule="cosine",
+    validation_samples=2,
+)  # fmt: skip
+ALONE = Place(0, 1, torch.device("cpu"))
 
 
-def weights(uri: str) -> dict[str, torch.Tensor]:
-    checkpoint = CheckpointStore(open_store(uri).child("checkpoints")).load()
-    assert checkpoint.step == CONFIG.steps
-    return checkpoint.tensors
+def train_here(config: TrainConfig, root: Path, **options: Any) -> tuple[str, list[dict[str, Any]]]:
+    """Train in this process, without Ray, on the features below `root`. Returns the run's URI and its log."""
+    from tasks.generation import find_generation
+
+    store = open_store(root)
+    job = job_for(config, find_generation(store, "features", None), store)
+    describe(job, open_store(job.home))
+    rows: list[dict[str, Any]] = []
+    train_rank(job, ALONE, report=rows.append, **options)
+    return job.home, rows
 
 
-@pytest.mark.usefixtures("ray_running")
+def start_rank(
+    config: TrainConfig, root: str, *, rank: int = 0, world: int = 1, meeting: str = "none", kill_at: int | None = None
+) -> subprocess.Popen[str]:
+    changed = json.dumps({**config.decisive, **_runtime(config)})
+    command = [sys.executable, str(Path(__file__).with_name("training_process.py")), root, changed]
+    command += [str(rank), str(world), meeting, *([] if kill_at is None else [str(kill_at)])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def _runtime(config: TrainConfig) -> dict[str, Any]:
+    names = ("workers", "accumulate", "parallel", "checkpoint_every", "validation_samples", "gradient_checkpointing")
+    return {name: getattr(config, name) for name in names}
+
+
+def checkpoint(uri: str, step: int | None = None) -> dict[str, torch.Tensor]:
+    return CheckpointStore(open_store(uri).child("checkpoints")).load(step).tensors
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
 def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path) -> None:
-    whole, cut = (open_store(tmp_path / name) for name in ("whole", "cut"))
-    at_once = train_stage1(CONFIG, features(whole), whole)
-    assert at_once.step == CONFIG.steps
+    for name in ("whole", "cut"):
+        features(open_store(tmp_path / name), 8, persons=4)
+    whole, _ = train_here(CONFIG, tmp_path / "whole")
+    asked = iter([False, False, True])
+    cut, rows = train_here(CONFIG, tmp_path / "cut", stopping=lambda: next(asked))
+    assert rows[-1]["step"] == 3, "it stops after the step that it is in"
+    assert open_store(cut).stat("record.json") is None
+    again, _ = train_here(CONFIG, tmp_path / "cut")
+    assert again == cut
+    expected = checkpoint(whole)
+    kinds = {name.split(".")[0] for name in expected}
+    assert kinds == {"model", "optimiser", "ema"}
+    assert_equal(expected, checkpoint(cut))
+    assert committed(whole).facts["losses"] == committed(cut).facts["losses"]
+    assert [row["step"] for row in read_log(open_store(cut))] == [1, 2, 3, 4]
 
-    # What a kill between the checkpoints of step 2 and step 4 leaves: the first, and nothing of the second.
-    first = train_stage1(CONFIG, features(cut), cut)
-    home = open_store(first.uri)
-    for prefix in ("record.json", "checkpoints/step-00000004/"):
-        home.delete_prefix(prefix)
-    again = train_stage1(CONFIG, features(cut), cut)
-    assert not again.reused
-    assert again.losses == at_once.losses
-    expected, found = weights(at_once.uri), weights(again.uri)
-    assert expected.keys() == found.keys()
-    assert any(name.startswith("optimiser.") for name in expected)
-    for name, tensor in expected.items():
-        assert torch.equal(tensor, found[name]), name
 
-    assert train_stage1(CONFIG, features(cut), cut).reused
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_running")
+def test_ray_train_runs_it_and_finds_it_finished(tmp_path: Path) -> None:
+    root = open_store(tmp_path)
+    generation = features(root, 8, persons=4)
+    model = train_stage1(CONFIG, generation, root)
+    assert (model.step, model.reused) == (4, False)
+    assert isinstance(model, TrainedModel)
+    assert train_stage1(CONFIG, generation, root).reused
 
 
 def test_rows_of_a_step_do_not_depend_on_the_number_of_ranks(tmp_path: Path) -> None:
-    reader = features(open_store(tmp_path), count=5).reader()
-    alone = FeatureBatches(reader, seed=3, batch=4, rank=0, world=1)
-    pair = [FeatureBatches(reader, seed=3, batch=2, rank=rank, world=2) for rank in (0, 1)]
-    for step in range(6):
-        assert alone.keys(step) == [row for one in pair for row in one.keys(step)]
-    seen = [key for step in range(5) for _, key in alone.keys(step)]
-    assert sorted(seen) == sorted(list(reader.keys) * 4), "every sample once an epoch"
+    generation = features(open_store(tmp_path), 5)
+    rows, config = FeatureRows(generation), replace(CONFIG, batch=4)
+    networks = networks_for(config, generation)
+
+    def seen(step: int, world: int, accumulate: int) -> list[tuple[int, str]]:
+        parts = [
+            FeatureBatches(rows, replace(config, accumulate=accumulate), networks, rank=rank, world=world).step(step)
+            for rank in range(world)
+        ]
+        return [row for number in range(accumulate) for part in parts for row in part[number].rows]
+
+    alone = [seen(step, 1, 1) for step in range(5)]
+    for world, accumulate in ((2, 1), (2, 2), (4, 1), (1, 4)):
+        assert [seen(step, world, accumulate) for step in range(5)] == alone
+    keys = [key for step in alone for _, key in step]
+    assert sorted(keys) == sorted(list(rows.train) * 4), "every sample once an epoch"
+
+
+def test_pairs_take_the_identity_of_another_photograph_and_the_rest_of_their_own(tmp_path: Path) -> None:
+    generation = features(open_store(tmp_path), 16, persons=4)
+    rows = FeatureRows(generation)
+    config = replace(CONFIG, pairs=True, pair_share=0.5, batch=12)
+    batches = FeatureBatches(rows, config, networks_for(config, generation))
+    assert {rows.person[key] for key in rows.train}.isdisjoint({rows.person[key] for key in rows.validation})
+    drawn = 0
+    for step in range(8):
+        micro = batches.step(step)[0]
+        for index, row in enumerate(micro.rows):
+            partner = batches.partner(row)
+            assert rows.person[partner] == rows.person[row[1]]
+            drawn += partner != row[1]
+            own, other = rows.arrays([row[1]]), rows.arrays([partner])
+            for name, tensor in micro.tensors.items():
+                expected = other if name in ("face", "semantic") else own
+                assert np.array_equal(tensor[index].numpy(), expected[name][0])
+    assert 30 < drawn < 66, "half of 96 rows"
+
+
+def test_augmentation_changes_what_goes_in_and_not_the_target(tmp_path: Path) -> None:
+    generation = features(open_store(tmp_path), 4)
+    rows = FeatureRows(generation)
+    config = replace(CONFIG, batch=4, identity_noise=0.1, semantic_dropout=0.5, maps_noise=0.2)
+    networks = networks_for(config, generation)
+    plain = FeatureBatches(rows, replace(CONFIG, batch=4), networks).step(0)[0].tensors
+    changed, again = (FeatureBatches(rows, config, networks).step(0)[0].tensors for _ in range(2))
+    assert torch.equal(changed["moments"], plain["moments"])
+    for name in ("conditions", "face", "semantic"):
+        assert not torch.equal(changed[name], plain[name])
+        assert torch.equal(changed[name], again[name])
+    assert 0.15 < float((changed["conditions"] - plain["conditions"]).std()) < 0.25
+    assert bool((changed["semantic"] == 0).all(dim=-1).any())
+
+
+def test_the_model_is_the_average_with_the_weights_beside_it(tmp_path: Path) -> None:
+    features(open_store(tmp_path), 8, persons=4)
+    home, rows = train_here(CONFIG, tmp_path)
+    record, tensors = committed(home), checkpoint(home)
+    state = load_networks(record).state_dict()
+    name = "denoiser.conv_in.weight"
+    assert torch.equal(state[name], tensors[f"ema.{name}"])
+    assert not torch.equal(state[name], tensors[f"model.{name}"])
+    assert f"{RAW}unet/diffusion_pytorch_model.safetensors" in record.files
+    card = record.read("README.md").decode()
+    assert record.facts["features"] in card
+    assert "decay 0.9" in card
+    best = record.facts["best"]
+    validations = {row["step"]: row["validation"] for row in rows if "validation" in row}
+    assert best == {"step": min(validations, key=lambda s: validations[s]), "loss": min(validations.values())}
+    kept = CheckpointStore(open_store(home).child("best")).load(best["step"])
+    assert f"model.{name}" in kept.tensors
+
+
+def test_options_that_say_how_and_not_what_leave_the_address_alone(tmp_path: Path) -> None:
+    root = open_store(tmp_path)
+    generation = features(root, 8, persons=4)
+    home = job_for(CONFIG, generation, root).home
+    how = replace(CONFIG, workers=2, checkpoint_every=3, accumulate=1, threads=1, channels_last=True, compile=True)
+    assert job_for(how, generation, root).home == home
+    assert job_for(replace(CONFIG, seed=1), generation, root).home != home
+    assert set(TrainConfig().decisive) == set()
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    root = open_store(tmp_path)
+    generation = features(root, 8, persons=4)
+    train_here(CONFIG, tmp_path)
+    job = job_for(CONFIG, generation, root)
+    with pytest.raises(ValueError, match="of another configuration: its decisive has seed=None, this run 5"):
+        train_rank(replace(job, config=replace(CONFIG, seed=5)), ALONE)
+
+
+def test_a_batch_larger_than_the_data_is_refused_unless_rows_may_repeat(tmp_path: Path) -> None:
+    generation = features(open_store(tmp_path), 3)
+    rows, config = FeatureRows(generation), replace(CONFIG, batch=4)
+    networks = networks_for(config, generation)
+    with pytest.raises(ValueError, match=r"batch=4 is larger than the data.* 3 rows"):
+        FeatureBatches(rows, config, networks)
+    assert len(FeatureBatches(rows, replace(config, repeat=True), networks).keys(0)) == 4
+    with pytest.raises(ValueError, match="no two training rows"):
+        FeatureBatches(rows, replace(CONFIG, pairs=True), networks)
 
 
 def test_an_empty_generation_is_refused(tmp_path: Path) -> None:
-    home = open_store(tmp_path).child("features/0")
-    manifest = Manifest(stage="features", fields=FIELDS, config_digest="c", code_version="0", inputs={}, shards=())
-    manifest.commit(home)
-    empty = Generation(stage="features", uri=home.uri, manifest=manifest, reused=False)
+    root = open_store(tmp_path)
     with pytest.raises(ValueError, match="empty"):
-        FeatureBatches(empty.reader(), seed=0, batch=1, rank=0, world=1)
+        job_for(CONFIG, features(root, 0), root)
+
+
+def test_features_of_another_preset_are_refused(tmp_path: Path) -> None:
+    generation = features(open_store(tmp_path), 2)
+    with pytest.raises(ValueError, match=r"\(16, 8, 24, 128\) and model='paper' needs \(4, 32, 1024, 512\)"):
+        networks_for(replace(CONFIG, model="paper"), generation)
+
+
+def test_a_number_that_is_none_stops_the_training_and_names_the_sample(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0)
+    samples = [random_sample(numbers) for _ in range(4)]
+    samples[2]["conditions"][0, 0, 0] = np.nan
+    features(open_store(tmp_path / "nan"), samples)
+    with pytest.raises(ValueError, match=r"conditions of sample-002 .* NaN"):
+        train_here(CONFIG, tmp_path / "nan")
+    samples[2]["conditions"][0, 0, 0] = 0
+    samples[2]["moments"] = np.full_like(samples[2]["moments"], 1e30, dtype=np.float32)  # finite, but its square is not
+    features(open_store(tmp_path / "large"), samples)
+    with pytest.raises(FloatingPointError, match=r"for the samples \['sample-002'\]"):
+        train_here(CONFIG, tmp_path / "large")
 
 
 @pytest.mark.parametrize(
@@ -99,11 +232,17 @@ def test_an_empty_generation_is_refused(tmp_path: Path) -> None:
         ("steps", 0),
         ("steps", -1),
         ("batch", 0),
+        ("batch", 3),
         ("learning_rate", float("nan")),
         ("precision", "fp8"),
         ("model", "huge"),
+        ("pair_share", 1.5),
+        ("ema_decay", 1.0),
+        ("schedule", "linear"),
+        ("sample_every", 5),
+        ("validate_every", 0),
     ],
 )
 def test_a_bad_configuration_is_refused_with_the_value(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{field}="):
-        replace(CONFIG, **{field: value})  # type: ignore[arg-type]
+        replace(CONFIG, workers=2, **{field: value})  # type: ignore[arg-type]
