@@ -5,8 +5,10 @@ from typing import Any
 
 from models.diffusion.config import InstaFaceConfig
 
+_FREE = "Features come from encoders that this project ships or that pip packages embed, under free licences."
 _ENCODERS = {
-    "tiny": "Features come from encoders that this project ships or that pip packages embed, under free licences.",
+    "tiny": _FREE,
+    "debug": _FREE,
     "open": (
         "Starts from Stable Diffusion 1.5 (CreativeML OpenRAIL-M: use restrictions pass on to this model). Features come "
         "from sd-vae-ft-mse (MIT), CLIP ViT-L/14 (MIT) and dlib's recogniser (public domain)."

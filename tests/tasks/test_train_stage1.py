@@ -1,9 +1,5 @@
 """Stage 1 on small random features: exact resume, what a step sees, ranks, errors."""
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from small_features import features, random_sample
+from training_process import assert_equal, checkpoint
 
 from storage.checkpoints import CheckpointStore
 from storage.records import committed
 from storage.stores import open_store
+from tasks.generation import find_generation
 from tasks.train_config import TrainConfig
 from tasks.train_data import FeatureBatches, FeatureRows
 from tasks.train_log import read_log
@@ -33,39 +31,12 @@ ALONE = Place(0, 1, torch.device("cpu"))
 
 def train_here(config: TrainConfig, root: Path, **options: Any) -> tuple[str, list[dict[str, Any]]]:
     """Train in this process, without Ray, on the features below `root`. Returns the run's URI and its log."""
-    from tasks.generation import find_generation
-
     store = open_store(root)
     job = job_for(config, find_generation(store, "features", None), store)
     describe(job, open_store(job.home))
     rows: list[dict[str, Any]] = []
     train_rank(job, ALONE, report=rows.append, **options)
     return job.home, rows
-
-
-def start_rank(
-    config: TrainConfig, root: str, *, rank: int = 0, world: int = 1, meeting: str = "none", kill_at: int | None = None
-) -> subprocess.Popen[str]:
-    changed = json.dumps({**config.decisive, **_runtime(config)})
-    command = [sys.executable, str(Path(__file__).with_name("training_process.py")), root, changed]
-    command += [str(rank), str(world), meeting, *([] if kill_at is None else [str(kill_at)])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-
-def _runtime(config: TrainConfig) -> dict[str, Any]:
-    names = ("workers", "accumulate", "parallel", "checkpoint_every", "validation_samples", "gradient_checkpointing")
-    return {name: getattr(config, name) for name in names}
-
-
-def checkpoint(uri: str, step: int | None = None) -> dict[str, torch.Tensor]:
-    return CheckpointStore(open_store(uri).child("checkpoints")).load(step).tensors
-
-
-def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), name
 
 
 def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path) -> None:
