@@ -54,6 +54,10 @@ class InstaFaceConfig:
     identity_shortcut: float = 0.0
     """s: tokens = face tokens + s·resampled; 0 leaves the sum out (FaceID-Plus v1; its v2 uses 1)."""
 
+    identity_context: bool = False
+    """Hand every semantic token, through a linear map and a feed-forward layer, to cross-attention too, after the N
+    identity tokens. For small networks that must copy hair, clothes and background from few pictures; not the paper."""
+
     # 3D Fusion Controller.
     maps: tuple[str, ...] = MAPS
     """Channel order of the condition latents."""

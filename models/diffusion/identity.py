@@ -139,11 +139,31 @@ class FaceProjection(nn.Module):
         return tokens
 
 
+class ContextProjection(nn.Module):
+    """Semantic tokens one by one: (B, L, D) → (B, L, W), normalised."""
+
+    def __init__(self, *, semantic_width: int, token_width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(semantic_width, token_width)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(token_width),
+            nn.Linear(token_width, 4 * token_width),
+            nn.GELU(),
+            nn.Linear(4 * token_width, token_width),
+        )
+        self.norm = nn.LayerNorm(token_width)
+
+    def forward(self, semantic_BLD: Tensor) -> Tensor:
+        x = self.linear(semantic_BLD)
+        tokens: Tensor = self.norm(x + self.feed_forward(x))
+        return tokens
+
+
 class IdentityPreserver(nn.Module):
     """Semantic tokens (B, L, D), face embedding (B, F) → identity tokens (B, N, W).
 
     `identity="both"` is FaceID-Plus; "semantic_only" uses learned queries and no face, "face_only" no
-    semantics.
+    semantics. With `identity_context` (and semantics) L more tokens follow: (B, N+L, W).
     """
 
     def __init__(self, config: InstaFaceConfig) -> None:
@@ -168,8 +188,15 @@ class IdentityPreserver(nn.Module):
             self.resampler = Resampler(**sizes)
         elif config.identity == "semantic_only":
             self.resampler = LearnedQueryResampler(**sizes, queries=config.tokens)
+        self.context: ContextProjection | None = None
+        if config.identity_context and config.identity != "face_only":
+            self.context = ContextProjection(semantic_width=config.semantic_width, token_width=config.token_width)
 
     def forward(self, semantic_BLD: Tensor, face_BD: Tensor) -> Tensor:
+        tokens = self._identity_tokens(semantic_BLD, face_BD)
+        return tokens if self.context is None else torch.cat([tokens, self.context(semantic_BLD)], dim=1)
+
+    def _identity_tokens(self, semantic_BLD: Tensor, face_BD: Tensor) -> Tensor:
         if isinstance(self.resampler, LearnedQueryResampler):
             semantic_tokens: Tensor = self.resampler(semantic_BLD)
             return semantic_tokens

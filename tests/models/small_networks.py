@@ -8,11 +8,11 @@ from torch import Tensor
 
 from models.diffusion.config import InstaFaceConfig
 from models.diffusion.editor import InstaFace
-from models.diffusion.presets import tiny_config
+from models.diffusion.presets import debug_config
 from models.rng import torch_generator
 
 SMALL = dataclasses.replace(
-    tiny_config(latent_size=16),
+    debug_config(latent_size=16),
     latent_channels=4,
     widths=(16, 32),
     attention=(True, True),
