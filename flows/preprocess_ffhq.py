@@ -1,6 +1,7 @@
 """preprocess-ffhq: photographs → aligned images → 3D condition maps → features, as WebDataset shards."""
 
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from pydantic import Field
@@ -10,8 +11,28 @@ from flows.parameters import PresetName, Root, Source
 from flows.stage_tables import publish_generations
 from tasks.encode import encode_task
 from tasks.extract import extract_task
+from tasks.preset import Preset
+from tasks.ray_pool import cluster_pool
 from tasks.shard import shard_task
+from tasks.sources import SourceConfig
 from tasks.workspace import workspace
+
+Layout = Annotated[
+    Literal["auto", "ffhq", "aligned", "plain"],
+    Field(description="auto knows FFHQ by its folders; ffhq and aligned: aligned already; plain: align everything"),
+]
+Identity = Annotated[
+    Literal["content", "stamp"],
+    Field(
+        description="What tells a photograph from others: its bytes, or name, size and time (nothing is read to list)"
+    ),
+]
+Flip = Annotated[
+    Literal["none", "stored", "encode"],
+    Field(description="Mirror images too: stored as maps and features, or as features only, made while encoding"),
+]
+Workers = Annotated[int | None, Field(description="Ray actors a stage; all CPUs (or GPU shares) by default", ge=1)]
+Gpus = Annotated[float, Field(description="Share of a GPU for each actor that can use one; 0.25 is four a GPU", ge=0)]
 
 
 @flow(name="preprocess-ffhq", log_prints=True)
@@ -19,15 +40,47 @@ def preprocess_ffhq(
     source: Source = "embedded:portrait",
     root: Root = None,
     preset: PresetName = "tiny",
-    workers: Annotated[int | None, Field(description="Ray actors a stage; all CPUs by default", ge=1)] = None,
+    workers: Workers = None,
+    layout: Layout = "auto",
+    identity: Identity = "content",
+    flip: Flip = "none",
+    gpus: Gpus = 0.0,
+    changes: Annotated[
+        dict[str, Any] | None, Field(description="Fields of the preset's shard configuration to set otherwise")
+    ] = None,
 ) -> dict[str, Any]:
     """Photographs → feature shards. A rerun with the same photographs and configuration redoes nothing."""
-    configuration = presets.by_name(preset)
+    configuration = configured(preset, flip, changes)
+    photographs = SourceConfig(source=source, layout=layout, identity=identity)
+    return run_stages(configuration, photographs, root, workers, gpus)
+
+
+def configured(preset: str, flip: str, changes: dict[str, Any] | None) -> Preset:
+    """The preset with what the parameters change of it."""
+    base = presets.by_name(preset)
+    return replace(
+        base,
+        shard=replace(base.shard, **(changes or {})),
+        extract=replace(base.extract, flip=flip == "stored"),
+        encode=replace(base.encode, flip=flip == "encode"),
+    )
+
+
+def run_stages(
+    configuration: Preset,
+    photographs: SourceConfig,
+    root: str | None,
+    workers: int | None,
+    gpus: float,
+    redrive: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """The three stages and what is said about them."""
     with workspace(root) as place:
-        actors = workers or place.workers
-        images = shard_task(configuration.shard, source, place.root, actors)
-        maps = extract_task(configuration.extract, images, place.root, actors)
-        features = encode_task(configuration.encode, images, maps, place.root, actors)
+        plain, shared = cluster_pool(workers), cluster_pool(workers, gpus)
+        images = shard_task(configuration.shard, photographs, place.root, plain, redrive)
+        mapping = shared if configuration.extract.estimator == "deca" else plain
+        maps = extract_task(configuration.extract, images, place.root, mapping, redrive)
+        features = encode_task(configuration.encode, images, maps, place.root, shared, redrive)
     publish_generations([images, maps, features])
     return {
         g.stage: {"uri": g.uri, "counts": dict(g.manifest.counts), "reused": g.reused, "seconds": g.seconds}

@@ -6,7 +6,7 @@ after. Everything else in this package (shards, manifests, checkpoints, identiti
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -18,6 +18,8 @@ class ObjectInfo:
     """Bytes."""
     sha256: str | None = None
     """Of the whole object, where the store knows it without reading (S3 objects that were created through here)."""
+    stamp: str = field(default="", compare=False)
+    """What changes when the bytes change, without reading them: modification time in ns of a file, ETag of an S3 object."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ class LocalStore:
             status = self._path(key).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return ObjectInfo(key, status.st_size) if S_ISREG(status.st_mode) else None
+        return ObjectInfo(key, status.st_size, stamp=str(status.st_mtime_ns)) if S_ISREG(status.st_mode) else None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         check_prefix(prefix)

@@ -71,6 +71,14 @@ class SampleReader:
         """All keys in order. The first call reads the index of every shard."""
         return list(self._place)
 
+    def __contains__(self, key: object) -> bool:
+        """The first call reads the index of every shard."""
+        return key in self._place
+
+    def keys_of_shard(self, number: int) -> Sequence[str]:
+        """The keys of one shard in order. Reads its index only."""
+        return self._keys_of(number)
+
     def by_key(self, key: str) -> tuple[str, dict[str, bytes]]:
         """Raises NotFound for a key that the dataset lacks. The first call reads the index of every shard."""
         if key not in self._place:

@@ -66,11 +66,11 @@ class S3Store:
             answer = self._requests.call("head_object", self._name(key), **self._where(key))
         except NotFound:
             return None
-        return ObjectInfo(key, answer["ContentLength"], answer["Metadata"].get("sha256"))
+        return ObjectInfo(key, answer["ContentLength"], answer["Metadata"].get("sha256"), answer["ETag"].strip('"'))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         found = [
-            ObjectInfo(item["Key"][len(self._full("")) :], item["Size"])
+            ObjectInfo(item["Key"][len(self._full("")) :], item["Size"], stamp=item["ETag"].strip('"'))
             for page in self._pages("list_objects_v2", check_prefix(prefix))
             for item in page.get("Contents", ())
         ]

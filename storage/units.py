@@ -6,8 +6,9 @@ has decided; every other attempt, a late one included, adopts that decision.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 
 from storage.canonical import canonical_json
 from storage.errors import Conflict, ManifestCorrupt, NotFound
@@ -31,8 +32,23 @@ def commit_unit(
     store: Store, index: int, samples: Sequence[Sample], fields: Sequence[str], rows: Sequence[StatusRow]
 ) -> Unit:
     """Stores the shard and decides the unit, or returns what was decided before. Raises as `write_shard` does."""
-    entry = write_named_by_content(store, shard_name(index), samples, fields) if samples else None
-    held = {key for key, _ in samples}
+    entry = write_unit_shard(store, index, samples, fields)
+    return decide_unit(store, index, entry, {key for key, _ in samples}, rows)
+
+
+def write_unit_shard(store: Store, index: int, samples: Iterable[Sample], fields: Sequence[str]) -> ShardEntry | None:
+    """Stores the shard of a unit from a stream of samples; None when there is not one. Raises as `write_shard` does."""
+    stream = iter(samples)
+    first = next(stream, None)
+    if first is None:
+        return None
+    return write_named_by_content(store, shard_name(index), chain((first,), stream), fields)
+
+
+def decide_unit(
+    store: Store, index: int, entry: ShardEntry | None, held: Container[str], rows: Sequence[StatusRow]
+) -> Unit:
+    """Decides a unit whose shard holds the keys `held`, or returns what was decided before."""
     placed = tuple(replace(row, shard=entry.name if entry and row.key in held else "") for row in rows)
     unit = Unit(index, entry, placed)
     try:

@@ -1,6 +1,7 @@
 """extract: aligned images → 3D condition maps (albedo, normal, Lambertian render, mask) and their parameters."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,30 +16,29 @@ from models.face3d.deca_estimator import DecaEstimator
 from models.face3d.estimator import FaceEstimator, NoFace, load_estimator
 from models.face3d.face_networks import MEDIAPIPE_VERSION
 from models.face3d.landmarks import FaceLandmarker
+from models.face3d.maps import ConditionMaps
+from models.face3d.mesh_topology import MIRROR
+from models.face3d.mirroring import mirror
 from models.face3d.open_head import DATA_FILE
 from models.face3d.parameters import FRAME, FaceParameters
 from models.face3d.render import geometry
 from models.images import decode_png, encode_png
 from storage.canonical import digest_of, sha256_of
-from storage.shards import ShardEntry, stream_shard
+from storage.shards import ShardEntry
 from storage.stores import Store, open_store
-from storage.units import Unit
-from tasks.array_bytes import npy_bytes
+from tasks.array_bytes import from_npy, npy_bytes
 from tasks.assets import asset, weights_digest
-from tasks.generation import (
-    EarlierRows,
-    Generation,
-    Plan,
-    Row,
-    RowFailed,
-    build_generation,
-    write_unit,
-)
+from tasks.earlier_rows import EarlierRows
+from tasks.generation import Generation, Plan, build_generation
+from tasks.ray_pool import PoolConfig
+from tasks.rows import Row, RowFailed
 from tasks.truth import truth_parameters
 
 FIELDS = ("albedo.png", "normal.png", "render.png", "mask.png", "params.npy", "texture.png", "landmarks.npy")
+MIRRORED = "-mirrored"
+"""What the key of a mirror image's row ends in."""
 # Raise it whenever the maps of an unchanged image would change for a reason that no digest shows.
-VERSION = "1"
+VERSION = "2"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +47,8 @@ class ExtractConfig:
     """`open` (landmark fit on the freely licensed head) or `deca` (needs the user's DECA and FLAME files)."""
     truth: bool = True
     """Take the face parameters of a photograph whose source knows them exactly, instead of estimating them."""
+    flip: bool = False
+    """Store the maps of every image's mirror image too, as rows of their own (key `…-mirrored`)."""
     bad_share_limit: float = 0.02
     """Share of images that may fail before the stage stops and commits nothing."""
 
@@ -64,7 +66,7 @@ class ShardUnit:
         return f"shard {self.index:06d} ({self.entry.samples} images)"
 
 
-def load_face_estimator(name: str) -> FaceEstimator:
+def load_face_estimator(name: str, device: str = "cpu") -> FaceEstimator:
     """The estimator of a configuration.
 
     Raises:
@@ -72,7 +74,7 @@ def load_face_estimator(name: str) -> FaceEstimator:
     """
     if name == "open":
         return load_estimator("open")
-    return DecaEstimator(_deca_assets(), FaceLandmarker())
+    return DecaEstimator(_deca_assets(), FaceLandmarker(), device)
 
 
 def estimator_digest(name: str) -> str:
@@ -89,37 +91,50 @@ def _deca_assets() -> Path:
 class Mapper:
     """Aligned image → sample of the maps stage. Holds the 3D estimator."""
 
-    def __init__(self, config: ExtractConfig) -> None:
+    def __init__(self, config: ExtractConfig, device: str = "cpu") -> None:
+        """`device` is for DECA's networks; the open estimator works on the CPU."""
         self.config = config
-        self.estimator = load_face_estimator(config.estimator)
+        self.estimator = load_face_estimator(config.estimator, device)
 
-    def maps(self, image: NDArray[np.uint8], name: str, truth: str | None = None) -> dict[str, bytes]:
+    def maps(
+        self, image: NDArray[np.uint8], name: str, truth: str | None = None, mesh: NDArray[np.float32] | None = None
+    ) -> dict[str, bytes]:
         """The face of an aligned image, uint8 (S, S, 3), and its condition maps at that size.
 
         `truth` is the text of parameters that are known exactly; they are taken where the configuration says so.
+        `mesh` are landmarks (468, 2) of the face in the image's pixels, where they are known: no other face is taken.
 
         Raises:
             RowFailed: the estimator finds no usable face.
         """
+        parameters, maps, points = self.face(image, name, truth, mesh)
+        return _sample(parameters, maps, points)
+
+    def face(
+        self, image: NDArray[np.uint8], name: str, truth: str | None = None, mesh: NDArray[np.float32] | None = None
+    ) -> tuple[FaceParameters, ConditionMaps, NDArray[np.float32]]:
+        """What `maps` stores: parameters, maps, and the mesh (468, 2) in the image's pixels. Raises as it does."""
         if truth is not None and self.config.truth:
             parameters = truth_parameters(truth)
-            mesh = geometry(self.estimator.model, parameters).landmarks["mesh468"]
+            points = geometry(self.estimator.model, parameters).landmarks["mesh468"]
         else:
-            parameters, mesh = self._estimate(image, name)
-        maps = self.estimator.maps(parameters, image.shape[0])
-        albedo = parameters.albedo if parameters.albedo is not None else np.zeros((1, 1, 3), np.uint8)
-        return {
-            **maps.encode(),
-            "params.npy": parameters.to_npy(),
-            "texture.png": encode_png(albedo),
-            "landmarks.npy": npy_bytes((mesh * (image.shape[0] / FRAME[0])).astype(np.float32)),
-        }
+            parameters, points = self._estimate(image, name, mesh)
+        size = image.shape[0]
+        return parameters, self.estimator.maps(parameters, size), (points * (size / FRAME[0])).astype(np.float32)
 
-    def _estimate(self, image: NDArray[np.uint8], name: str) -> tuple[FaceParameters, NDArray[np.float32]]:
+    def mirrored(self, parameters: FaceParameters, maps: ConditionMaps, mesh: NDArray[np.float32]) -> dict[str, bytes]:
+        """The sample of the mirror image: light, pose, expression and normals turned over, not only columns."""
+        turned = mirror(self.estimator.model, parameters)
+        return _sample(turned, maps.mirrored(), mirrored_mesh(mesh, maps.mask.shape[1]))
+
+    def _estimate(
+        self, image: NDArray[np.uint8], name: str, mesh: NDArray[np.float32] | None
+    ) -> tuple[FaceParameters, NDArray[np.float32]]:
+        hint = None if mesh is None or not len(mesh) else mesh * np.float32(FRAME[0] / image.shape[0])
         if image.shape[:2] != FRAME:
             image = np.asarray(Image.fromarray(image).resize(FRAME, Image.Resampling.LANCZOS))
         try:
-            estimate = self.estimator.estimate(image)
+            estimate = self.estimator.estimate(image, hint)
         except NoFace as error:
             raise RowFailed(error.reason, f"{name}: {error}") from error
         if estimate.reason is not None:
@@ -127,35 +142,65 @@ class Mapper:
         return estimate.parameters, estimate.detected
 
 
-class ExtractWorker:
-    """Ray actor of the stage: one image shard → one map shard."""
+def _sample(parameters: FaceParameters, maps: ConditionMaps, mesh: NDArray[np.float32]) -> dict[str, bytes]:
+    albedo = parameters.albedo if parameters.albedo is not None else np.zeros((1, 1, 3), np.uint8)
+    return {
+        **maps.encode(),
+        "params.npy": parameters.to_npy(),
+        "texture.png": encode_png(albedo),
+        "landmarks.npy": npy_bytes(mesh.astype(np.float32)),
+    }
 
-    def __init__(self, config: ExtractConfig, images: str, home: str, earlier: tuple[str, ...]) -> None:
-        self.mapper = Mapper(config)
-        self.images = open_store(images)
-        self.home = open_store(home)
+
+def mirrored_mesh(mesh: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """Mesh points (468, 2) of the mirror image of a picture so wide: left and right change places."""
+    return (mesh[list(MIRROR)] * np.array([-1, 1], np.float32) + np.array([width, 0], np.float32)).astype(np.float32)
+
+
+class ExtractWorker:
+    """Process of the stage: aligned images → maps."""
+
+    def __init__(self, config: ExtractConfig, images: Generation, device: str, earlier: tuple[str, ...]) -> None:
+        self.config = config
+        self.mapper = Mapper(config, device)
+        self.images = images.reader(["image.png", "meta.json", "mesh.npy"])
+        self.uri = images.uri
         self.row_digest = digest_of([VERSION, config.estimator, config.truth, self.mapper.estimator.digest])
         self.earlier = EarlierRows(earlier, FIELDS)
+        self._last: tuple[str, Any] = ("", None)
 
-    def process(self, unit: ShardUnit) -> Unit:
-        samples = dict(stream_shard(self.images, unit.entry, ["image.png", "meta.json"]))
-        truths = {key: json.loads(sample["meta.json"]).get("truth") for key, sample in samples.items()}
-        rows = [
-            Row(
-                key=key,
-                source=f"{self.images.uri}/{unit.entry.name}#{key}",
-                content_key=digest_of([sha256_of(sample["image.png"]), truths[key], self.row_digest]),
-            )
-            for key, sample in samples.items()
-        ]
-        return write_unit(
-            self.home, "maps", unit.index, rows, FIELDS,
-            lambda row: self.mapper.maps(decode_png(samples[row.key]["image.png"]), row.key, truths[row.key]),
-            self.earlier,
-        )  # fmt: skip
+    def rows(self, unit: ShardUnit) -> list[Row]:
+        rows = []
+        for key in self.images.keys_of_shard(unit.index):
+            _, sample = self.images.by_key(key)
+            truth = json.loads(sample["meta.json"])["truth"] if self.config.truth else None
+            content = [sha256_of(sample["image.png"]), truth, sha256_of(sample["mesh.npy"]), self.row_digest]
+            source = f"{self.uri}/{unit.entry.name}#{key}"
+            rows.append(Row(key=key, source=source, content_key=digest_of(content)))
+            if self.config.flip:
+                rows.append(Row(key=key + MIRRORED, source=source, content_key=digest_of([*content, MIRRORED])))
+        return rows
+
+    def make(self, row: Row) -> dict[str, bytes]:
+        face = self._face(row.key.removesuffix(MIRRORED))
+        return self.mapper.mirrored(*face) if row.key.endswith(MIRRORED) else _sample(*face)
+
+    def _face(self, key: str) -> tuple[FaceParameters, ConditionMaps, NDArray[np.float32]]:
+        """An image and its mirror image follow each other: one estimate serves both."""
+        if self._last[0] != key:
+            _, sample = self.images.by_key(key)
+            truth, mesh = json.loads(sample["meta.json"])["truth"], from_npy(sample["mesh.npy"])
+            self._last = key, self.mapper.face(decode_png(sample["image.png"]), key, truth, mesh)
+        found: tuple[FaceParameters, ConditionMaps, NDArray[np.float32]] = self._last[1]
+        return found
+
+    def complete(self, row: Row, sample: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        return sample
 
 
-def extract(config: ExtractConfig, images: Generation, root: Store, *, workers: int) -> Generation:
+def extract(
+    config: ExtractConfig, images: Generation, root: Store, pool: PoolConfig, *, redrive: Sequence[str] = ()
+) -> Generation:
     """Condition maps for every image of a generation, below `<root>/maps/`.
 
     Raises:
@@ -169,16 +214,19 @@ def extract(config: ExtractConfig, images: Generation, root: Store, *, workers: 
         config_digest=digest_of([VERSION, config, estimator_digest(config.estimator)]),
         inputs={"images": images.manifest.digest},
         bad_share_limit=config.bad_share_limit,
-        total=sum(entry.samples for entry in images.manifest.shards),
+        total=images.manifest.samples * (2 if config.flip else 1),
     )
-    return build_generation(root, plan, units, partial(_worker, config, images.uri), workers=workers)
+    make_worker = partial(_worker, config, images, "cuda" if pool.gpus else "cpu")
+    return build_generation(root, plan, units, make_worker, pool, redrive=redrive)
 
 
-def _worker(config: ExtractConfig, images: str, home: str, earlier: tuple[str, ...]) -> Any:
-    return partial(ExtractWorker, config, images, home, earlier)
+def _worker(config: ExtractConfig, images: Generation, device: str, home: str, earlier: tuple[str, ...]) -> Any:
+    return partial(ExtractWorker, config, images, device, earlier)
 
 
 @task(name="extract", persist_result=False)
-def extract_task(config: ExtractConfig, images: Generation, root: str, workers: int) -> Generation:
+def extract_task(
+    config: ExtractConfig, images: Generation, root: str, pool: PoolConfig, redrive: Sequence[str] = ()
+) -> Generation:
     """Aligned images → 3D condition maps."""
-    return extract(config, images, open_store(root), workers=workers)
+    return extract(config, images, open_store(root), pool, redrive=redrive)

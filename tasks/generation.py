@@ -8,51 +8,44 @@ rerun with equal input finds it finished, and another input cannot collide with 
     <root>/<stage>/<digest>/quarantine/000000-….jsonl    rows that failed, with the reason
     <root>/<stage>/<digest>/status.parquet               every input row
     <root>/<stage>/<digest>/manifest.json                written last, once
+
+What failed may be tried again (`redrive`): that is another attempt at the same plan, a generation of its own, into which
+every good row is copied and only the others are made. The last finished attempt is the one that counts.
 """
 
-import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from models.images import BadImage
-from storage.canonical import canonical_json, digest_of, sha256_of
-from storage.errors import StoreUnavailable
+import cloudpickle
+
+from storage.canonical import digest_of
 from storage.manifest import Manifest, StatusRow, read_status, write_status
 from storage.reader import SampleReader
 from storage.stores import Store, open_store
-from storage.units import Unit, commit_unit, read_unit
+from storage.units import Unit, read_unit
+from tasks.earlier_rows import CACHE_VARIABLE, EarlierRows, decided_units, open_reader
 from tasks.progress import StageProgress
-from tasks.ray_pool import UnitWorker, run_units
+from tasks.ray_pool import PoolConfig, run_units
+from tasks.rows import DUPLICATES, OK, Row, RowFailed, RowWorker
+from tasks.unit_host import HostSettings, PackedUnit, UnitHost
 
-OK = "ok"
-CACHE_VARIABLE = "INSTAFACE_CACHE"
+__all__ = [
+    "CACHE_VARIABLE", "OK", "EarlierRows", "Generation", "Plan", "Row", "RowFailed", "TooManyBadRows",
+    "build_generation", "earlier_generations", "find_generation", "open_reader",
+]  # fmt: skip
 
 
 class TooManyBadRows(ValueError):
     """More rows failed than the configuration allows; nothing was committed."""
 
 
-class RowFailed(ValueError):
-    """One row cannot be used: `status` is one machine word, the message a sentence."""
-
-    def __init__(self, status: str, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One input row of a unit."""
-
-    key: str
-    source: str
-    """Where a person finds the original."""
-    content_key: str
-    """Digest of everything the row's output depends on; equal keys mean equal output."""
+class DiskTooSmall(ValueError):
+    """The rest of the work does not fit on the disk."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +59,8 @@ class Generation:
     """True where nothing had to be done."""
     seconds: float = 0.0
     """What it took, now."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Actor-seconds of this run: load (models, reading a unit), rows (making them), commit; and the number of actors."""
 
     def store(self) -> Store:
         return open_store(self.uri)
@@ -88,57 +83,136 @@ class Plan:
     """Digests of what goes in, by name: photographs, or the manifest of the stage before."""
     bad_share_limit: float
     total: int
+    """Rows in all, the known ones included."""
+    known: tuple[StatusRow, ...] = ()
+    """Rows whose fate is clear beforehand: duplicates."""
+    attempt: int = 1
+    """Later ones retry what failed in those before."""
 
     @property
     def digest(self) -> str:
-        return digest_of({"stage": self.stage, "config": self.config_digest, "inputs": dict(self.inputs)})
+        body: dict[str, Any] = {"stage": self.stage, "config": self.config_digest, "inputs": dict(self.inputs)}
+        return digest_of(body if self.attempt == 1 else {**body, "attempt": self.attempt})
+
+    def home(self, root: Store) -> Store:
+        return root.child(f"{self.stage}/{self.digest}")
+
+
+class WorkUnit(Protocol):
+    """A shard's worth of input. Its text says which, for messages."""
+
+    @property
+    def index(self) -> int: ...
+
+
+MakeWorker = Callable[[str, tuple[str, ...]], Callable[[], RowWorker]]
+"""(home, URIs of earlier generations) → what builds the worker in its process."""
+Mark = Callable[[Sequence[StatusRow], SampleReader], Sequence[StatusRow]]
+"""(rows, reader of their meta.json) → the same rows, some with a reason."""
 
 
 def build_generation(
     root: Store,
     plan: Plan,
-    units: Sequence[Any],
-    make_worker: Callable[[str, tuple[str, ...]], Callable[[], UnitWorker[Any, Unit]]],
+    units: Sequence[WorkUnit],
+    make_worker: MakeWorker,
+    pool: PoolConfig,
     *,
-    workers: int,
+    redrive: Sequence[str] = (),
+    mark: Mark | None = None,
 ) -> Generation:
     """Find the generation finished, or finish it: units that an earlier, killed run completed are not redone.
 
-    `make_worker(home, earlier)` gives the factory of an actor's worker for the generation at `home`, which may copy
-    unchanged rows from the `earlier` generations of the stage.
+    `make_worker(home, earlier)` gives what builds the worker of a process for the generation at `home`, which may copy
+    unchanged rows from the `earlier` generations of the stage. Where the last attempt has rows of the statuses
+    `redrive`, its failed rows are tried again. `mark` may add reasons to good rows before they are committed.
 
     Raises:
         TooManyBadRows: the share of failed rows is above the plan's limit, or no row is good.
+        DiskTooSmall: the disk cannot take what is still to come.
         UnitFailed: a unit as a whole could not be done.
     """
-    home = root.child(f"{plan.stage}/{plan.digest}")
+    before: tuple[str, ...] = ()
+    if redrive:
+        plan, before = _next_attempt(root, plan, len(units), redrive)
+    else:
+        plan = _latest(root, plan)
+    home = plan.home(root)
     with StageProgress(plan.stage, total=plan.total) as progress:
         manifest = Manifest.read(home)
         if manifest is not None:
             progress.reused(manifest.counts)
             return Generation(stage=plan.stage, uri=home.uri, manifest=manifest, reused=True, seconds=progress.seconds)
         results: dict[int, Unit] = {}
+        progress.advance(plan.known)
         for unit in units:
             finished = read_unit(home, unit.index)
             if finished is not None:
                 results[unit.index] = finished
                 progress.advance(finished.rows)
         remaining = [unit for unit in units if unit.index not in results]
-        factory = make_worker(home.uri, earlier_generations(root, plan.stage))
-        for result in run_units(factory, remaining, workers=workers):
+        settings = HostSettings(
+            stage=plan.stage, home=home.uri, fields=plan.fields, limits=pool.limits, attempt=plan.attempt,
+            worker=cloudpickle.dumps(make_worker(home.uri, (*earlier_generations(root, plan.stage), *before))),
+        )  # fmt: skip
+        packed = [PackedUnit(index=unit.index, label=str(unit), payload=cloudpickle.dumps(unit)) for unit in remaining]
+        for result in run_units(partial(UnitHost, settings), packed, pool, watch=progress.watch):
             results[result.index] = result
-            progress.advance(result.rows)
-        manifest = _commit(home, plan, [results[index] for index in sorted(results)])
-    return Generation(stage=plan.stage, uri=home.uri, manifest=manifest, reused=False, seconds=progress.seconds)
+            progress.advance(result.rows, unit=result.index)
+            _refuse_full_disk(home, plan, result, plan.total - progress.done)
+        manifest = _commit(home, plan, [results[index] for index in sorted(results)], mark)
+        parts = {**progress.parts, "actors": float(min(pool.actors, len(packed)))}
+    return Generation(
+        stage=plan.stage, uri=home.uri, manifest=manifest, reused=False, seconds=progress.seconds, parts=parts
+    )
 
 
-def _commit(home: Store, plan: Plan, results: Sequence[Unit]) -> Manifest:
-    rows = [row for result in results for row in result.rows]
+def _latest(root: Store, plan: Plan) -> Plan:
+    """The plan of the last finished attempt, the first one where there is none."""
+    latest, following = plan, replace(plan, attempt=2)
+    while Manifest.read(following.home(root)) is not None:
+        latest, following = following, replace(following, attempt=following.attempt + 1)
+    return latest
+
+
+def _next_attempt(root: Store, plan: Plan, units: int, statuses: Sequence[str]) -> tuple[Plan, tuple[str, ...]]:
+    """The plan whose generation retries rows of these statuses, and the attempt to copy from where that is unfinished.
+
+    An attempt that was refused for too many bad rows has decided all its units; one that was killed has not, and goes on.
+    """
+    before: tuple[str, ...] = ()
+    while True:
+        home, following = plan.home(root), replace(plan, attempt=plan.attempt + 1)
+        later = Manifest.read(following.home(root)) is not None or any(following.home(root).list("units/"))
+        if not later:
+            finished = Manifest.read(home) is not None
+            rows = read_status(home) if finished else [row for unit in decided_units(home) for row in unit.rows]
+            decided = finished or sum(1 for _ in home.list("units/")) == units
+            if not decided or not any(row.status in statuses for row in rows):
+                return plan, before
+            return following, () if finished else (home.uri,)
+        before = () if Manifest.read(home) is not None else (home.uri,)
+        plan = following
+
+
+def _refuse_full_disk(home: Store, plan: Plan, unit: Unit, rows_left: int) -> None:
+    place = home.local_path("manifest.json")
+    if place is None or unit.entry is None or not rows_left:
+        return
+    free, needed = shutil.disk_usage(place.parent).free, rows_left * unit.entry.bytes // unit.entry.samples
+    if needed > free:
+        raise DiskTooSmall(
+            f"{plan.stage}: {rows_left} more rows need about {needed / 2**30:.1f} GiB and {place.parent} has "
+            f"{free / 2**30:.1f} GiB free. What is done is kept: free some space and run it again"
+        )
+
+
+def _commit(home: Store, plan: Plan, results: Sequence[Unit], mark: Mark | None) -> Manifest:
+    rows: Sequence[StatusRow] = [*plan.known, *(row for result in results for row in result.rows)]
     counts = Counter(row.status for row in rows)
     if len(rows) != plan.total:
         raise AssertionError(f"{plan.stage}: {len(rows)} status rows for {plan.total} inputs")
     _refuse_too_many_bad(plan, rows, counts)
-    write_status(home, rows)
     manifest = Manifest(
         stage=plan.stage,
         fields=plan.fields,
@@ -148,15 +222,17 @@ def _commit(home: Store, plan: Plan, results: Sequence[Unit]) -> Manifest:
         shards=tuple(result.entry for result in results if result.entry is not None),
         counts=dict(counts),
     )
+    write_status(home, mark(rows, open_reader(home, manifest, ("meta.json",))) if mark else rows)
     manifest.commit(home)
     return manifest
 
 
 def _refuse_too_many_bad(plan: Plan, rows: Sequence[StatusRow], counts: Mapping[str, int]) -> None:
-    bad = len(rows) - counts.get(OK, 0)
-    reasons = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()) if status != OK)
-    if bad == len(rows):
-        first = next(row for row in rows if row.status != OK)
+    fine = (OK, *DUPLICATES)
+    bad = sum(n for status, n in counts.items() if status not in fine)
+    reasons = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()) if status not in fine)
+    if not counts.get(OK):
+        first = next((row for row in rows if row.status not in fine), rows[0])
         raise TooManyBadRows(
             f"{plan.stage}: none of {len(rows)} inputs can be used ({reasons}); for example {first.source}: {first.reason}"
         )
@@ -165,12 +241,6 @@ def _refuse_too_many_bad(plan: Plan, rows: Sequence[StatusRow], counts: Mapping[
             f"{plan.stage}: {bad} of {len(rows)} inputs failed ({reasons}), more than the allowed "
             f"{plan.bad_share_limit:.0%}. Nothing was committed; look at the quarantine, repair the input or raise bad_share_limit"
         )
-
-
-def open_reader(store: Store, manifest: Manifest, fields: Sequence[str]) -> SampleReader:
-    """Random access to a generation; shards of a remote store pass through a verified cache on the local disk."""
-    cache = Path(os.environ.get(CACHE_VARIABLE, Path.home() / ".cache" / "instaface" / "shards"))
-    return SampleReader(store, manifest, fields, cache)
 
 
 def earlier_generations(root: Store, stage: str) -> tuple[str, ...]:
@@ -197,72 +267,3 @@ def find_generation(root: Store, stage: str, uri: str | None) -> Generation:
             f"{found[0]} is no finished generation of {stage}; preprocess-ffhq prints the URIs of its results"
         )
     return Generation(stage=stage, uri=found[0], manifest=manifest, reused=True)
-
-
-class EarlierRows:
-    """Rows of earlier generations by content key, so that an unchanged row is copied instead of computed."""
-
-    def __init__(self, generations: Sequence[str], fields: Sequence[str]) -> None:
-        self._fields = list(fields)
-        self._where: dict[str, tuple[str, str]] = {}
-        self._readers: dict[str, SampleReader] = {}
-        for uri in generations:
-            manifest = Manifest.read(open_store(uri))
-            if manifest is None or not set(fields) <= set(manifest.fields):
-                continue  # erased meanwhile, or of an older form
-            for row in read_status(open_store(uri)):
-                if row.status == OK:
-                    self._where[row.content_key] = (uri, row.key)
-
-    def get(self, content_key: str) -> dict[str, bytes] | None:
-        if content_key not in self._where:
-            return None
-        uri, key = self._where[content_key]
-        if uri not in self._readers:
-            store = open_store(uri)
-            manifest = Manifest.read(store)
-            if manifest is None:  # erased meanwhile
-                return None
-            self._readers[uri] = open_reader(store, manifest, self._fields)
-        return dict(self._readers[uri].by_key(key)[1])
-
-
-def write_unit(
-    home: Store,
-    plan_stage: str,
-    index: int,
-    rows: Sequence[Row],
-    fields: Sequence[str],
-    make: Callable[[Row], Mapping[str, bytes]],
-    earlier: EarlierRows,
-    complete: Callable[[Row, Mapping[str, bytes]], Mapping[str, bytes]] | None = None,
-) -> Unit:
-    """Make every row of a unit, write the good ones as one shard, and record how each row went.
-
-    `complete` fills in what costs nothing and may have changed without the row's content key, in copied samples too.
-    This is the row boundary: whatever `make` raises for a row becomes that row's status, and costs that row only.
-    """
-    samples: list[tuple[str, Mapping[str, bytes]]] = []
-    status: list[StatusRow] = []
-    for row in rows:
-        word, reason = OK, ""
-        try:
-            sample = earlier.get(row.content_key) or make(row)
-            samples.append((row.key, complete(row, sample) if complete else sample))
-        except (RowFailed, BadImage) as error:
-            word, reason = getattr(error, "status", "corrupt"), str(error)
-        except StoreUnavailable:
-            raise  # says nothing about the row: the unit as a whole has to be tried again
-        except Exception as error:  # noqa: BLE001 - the row boundary
-            word, reason = "error", f"{type(error).__name__}: {error}"
-        status.append(
-            StatusRow(
-                key=row.key, source=row.source, status=word, reason=reason, stage=plan_stage, attempt=1,
-                content_key=row.content_key,
-            )
-        )  # fmt: skip
-    failed = [row for row in status if row.status != OK]
-    if failed:
-        lines = b"\n".join(canonical_json(asdict(row)) for row in failed) + b"\n"
-        home.create(f"quarantine/{index:06d}-{sha256_of(lines)[:16]}.jsonl", lines)
-    return commit_unit(home, index, samples, fields, status)

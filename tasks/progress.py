@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
@@ -25,6 +25,8 @@ from storage.manifest import StatusRow
 console = Console(stderr=True, highlight=False)
 # An artifact update is a request to the server; the terminal is redrawn more often.
 ARTIFACT_SECONDS = 2.0
+# Every table is a new version of its artifact.
+TABLE_SECONDS = 30.0
 
 
 def in_prefect_run() -> bool:
@@ -41,6 +43,12 @@ class StageProgress:
         self.counts: Counter[str] = Counter()
         self.done = 0
         self.note = ""
+        self.parts: Counter[str] = Counter()
+        """Seconds of all actors together, by what they went into."""
+        self._settled: Counter[str] = Counter()
+        self._underway: dict[int, Counter[str]] = {}
+        self._inherited = 0
+        self._table_at = time.monotonic()
         self._started = time.monotonic()
         self._artifact: UUID | None = None
         self._artifact_at = 0.0
@@ -63,7 +71,7 @@ class StageProgress:
     ) -> None:
         self._show(force=True)
         self._bar.stop()
-        if in_prefect_run() and self.counts:
+        if in_prefect_run() and self.counts.total():
             create_table_artifact(
                 table=[{"status": status, "rows": n} for status, n in sorted(self.counts.items())],
                 key=f"rows-{self.stage}",
@@ -74,13 +82,53 @@ class StageProgress:
     def seconds(self) -> float:
         return time.monotonic() - self._started
 
-    def advance(self, rows: Iterable[StatusRow]) -> None:
-        """Count finished rows by their status."""
-        for row in rows:
-            self.counts[row.status] += 1
-            self.done += 1
-        self.note = self._reasons()
+    def advance(self, rows: Iterable[StatusRow], *, unit: int | None = None) -> None:
+        """Count finished rows by their status; rows without a unit were finished by an earlier run."""
+        before = self._settled.total()
+        self._settled.update(row.status for row in rows)
+        if unit is None:
+            self._inherited += self._settled.total() - before
+        else:
+            self._underway.pop(unit, None)
+        self._recount()
+
+    def watch(self, report: Mapping[str, Any]) -> None:
+        """Take a report of a unit: {"unit", "statuses": rows by status so far, "seconds": by part, at its end}."""
+        if report["seconds"] is None:
+            self._underway[report["unit"]] = Counter(report["statuses"])
+        else:
+            self.parts.update(report["seconds"])
+        self._recount()
+
+    def _recount(self) -> None:
+        self.counts = self._settled + sum(self._underway.values(), Counter())
+        self.done = self.counts.total()
+        self.note = self._summary()
         self._show()
+
+    def _summary(self) -> str:
+        """ "12.3/s, 98.5 % ok, 3 no_face"."""
+        done_now = self.done - self._inherited
+        parts = [f"{done_now / self.seconds:.1f}/s"] if done_now and self.seconds > 0 else []
+        if self.done:
+            parts.append(f"{self.counts['ok'] / self.done:.1%} ok")
+        return ", ".join([*parts, *filter(None, [self._reasons()])])
+
+    def table(self) -> list[dict[str, Any]]:
+        """One line: how far, how fast, how long still, how good."""
+        done_now = self.done - self._inherited
+        rate = done_now / self.seconds if self.seconds > 0 else 0.0
+        return [
+            {
+                "stage": self.stage,
+                "done": self.done,
+                "of": self.total,
+                f"{self.unit}/s": round(rate, 2),
+                "seconds left": round((self.total - self.done) / rate) if rate else None,
+                "ok": f"{self.counts['ok'] / max(self.done, 1):.1%}",
+                "top reasons": self._reasons(),
+            }
+        ]
 
     def step(self, done: int, note: str = "") -> None:
         """Set the position of work that has steps instead of rows."""
@@ -89,7 +137,8 @@ class StageProgress:
 
     def reused(self, counts: Mapping[str, int]) -> None:
         """Everything was finished before."""
-        self.counts.update(counts)
+        self._settled.update(counts)
+        self.counts = Counter(counts)
         self.done = self.total
         self.note = "finished before, nothing redone"
         self._show(force=True)
@@ -108,3 +157,6 @@ class StageProgress:
             update_progress_artifact(
                 self._artifact, progress=share, description=f"{self.stage}: {self.note or self.done}"
             )
+        if self._artifact is not None and now - self._table_at >= TABLE_SECONDS:
+            self._table_at = now
+            create_table_artifact(table=self.table(), key=f"live-{self.stage}", description=f"{self.stage}: so far")

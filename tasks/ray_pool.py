@@ -1,26 +1,31 @@
 """A pool of Ray actors that hold their models; a shard is the unit of work.
 
 A Ray task would reload its models for every unit, and a Prefect task an image costs more than the image
-(benchmarks: docs/log.md). At most two units an actor are in flight, and results stay in the worker: it writes
-its own shard and returns a row of the manifest.
+(benchmarks/preprocess.md). At most `in_flight` units an actor are on their way, and results stay in the worker: it
+writes its own shard and returns a row of the manifest.
 """
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-IN_FLIGHT_PER_ACTOR = 2
+from tasks.live import Mailbox
+from tasks.unit_host import RowLimits
+
 MAX_RESTARTS = 3
+WATCH_SECONDS = 1.0
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 UnitIn = TypeVar("UnitIn", contravariant=True)
 ResultOut = TypeVar("ResultOut", covariant=True)
+Report = Callable[[Mapping[str, Any]], None]
 
 
 class UnitWorker(Protocol[UnitIn, ResultOut]):
@@ -31,6 +36,48 @@ class UnitWorker(Protocol[UnitIn, ResultOut]):
 
 class UnitFailed(RuntimeError):
     """A unit of work failed as a whole (not one of its rows)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolConfig:
+    """How the work is spread. It changes no result, so it is part of no digest."""
+
+    actors: int
+    """Ray actors a stage."""
+    cpus: float = 1.0
+    """Cores that an actor asks Ray for."""
+    gpus: float = 0.0
+    """Share of a GPU that an actor asks Ray for: 0.25 puts four actors on each GPU, 0 leaves everything on the CPU."""
+    in_flight: int = 2
+    """Units on their way to an actor at once; with two the next one is there when one is done."""
+    restarts: int = 20
+    """Times that a killed actor comes back, and that a unit is tried again in it."""
+    limits: RowLimits = field(default_factory=RowLimits)
+    """What one row may cost."""
+
+    def __post_init__(self) -> None:
+        if self.actors < 1 or self.in_flight < 1 or self.restarts < 0:
+            raise ValueError(
+                f"actors={self.actors}, in_flight={self.in_flight}, restarts={self.restarts}: at least one actor with "
+                "one unit is needed"
+            )
+        if self.cpus < 0 or self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus)):
+            raise ValueError(f"cpus={self.cpus}, gpus={self.gpus}: Ray gives shares of one GPU or whole GPUs")
+
+
+def cluster_pool(workers: int | None, gpus: float = 0.0) -> PoolConfig:
+    """As many actors as Ray's cluster has cores, or as share its GPUs. Needs a `ray_session`.
+
+    Raises:
+        ValueError: shares of GPUs where Ray has none.
+    """
+    resources = ray.cluster_resources()
+    if not gpus:
+        return PoolConfig(actors=workers or max(1, int(resources.get("CPU", 1))))
+    there = resources.get("GPU", 0.0)
+    if not there:
+        raise ValueError(f"gpus={gpus}: Ray sees no GPU on its cluster; leave gpus at 0 to work on the CPU")
+    return PoolConfig(actors=workers or max(1, int(there / gpus)), gpus=gpus)
 
 
 @contextmanager
@@ -66,46 +113,62 @@ class _Host:
     actor instead of as itself.
     """
 
-    def __init__(self, make_worker: Callable[[], UnitWorker[Any, Any]]) -> None:
+    def __init__(self, make_worker: Callable[[Report | None], UnitWorker[Any, Any]], mailbox: Any) -> None:
         self.make_worker = make_worker
+        self.mailbox = mailbox
         self.worker: UnitWorker[Any, Any] | None = None
 
     def process(self, unit: Any) -> Any:
-        self.worker = self.worker or self.make_worker()
+        self.worker = self.worker or self.make_worker(self.report if self.mailbox is not None else None)
         return self.worker.process(unit)
+
+    def report(self, report: Mapping[str, Any]) -> None:
+        self.mailbox.put.remote(dict(report))
 
 
 def run_units(
-    make_worker: Callable[[], UnitWorker[Unit, Result]], units: Sequence[Unit], *, workers: int
+    make_worker: Callable[[Report | None], UnitWorker[Unit, Result]],
+    units: Sequence[Unit],
+    pool: PoolConfig,
+    *,
+    watch: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Iterator[Result]:
-    """Do all units on `workers` actors and yield their results as they finish.
+    """Do all units on the pool's actors and yield their results as they finish.
 
-    `make_worker` is called inside each actor (it must pickle). Needs a `ray_session`.
+    `make_worker` is called inside each actor (it must pickle); it is given a function whose reports reach `watch`, or
+    None without one. Needs a `ray_session`.
 
     Raises:
-        UnitFailed: a unit failed with an exception, or killed its actor more often than actors restart.
+        UnitFailed: a unit failed with an exception, or its actor died more often than actors restart.
     """
     if not units:
         return
-    actor: Any = ray.remote(num_cpus=1, max_restarts=MAX_RESTARTS, max_task_retries=MAX_RESTARTS)(_Host)
-    hosts = [actor.remote(make_worker) for _ in range(max(1, min(workers, len(units))))]
+    actor: Any = ray.remote(
+        num_cpus=pool.cpus, num_gpus=pool.gpus, max_restarts=pool.restarts, max_task_retries=pool.restarts
+    )(_Host)
+    mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote() if watch else None
+    hosts = [actor.remote(make_worker, mailbox) for _ in range(max(1, min(pool.actors, len(units))))]
     waiting = list(reversed(units))
     running: dict[Any, tuple[Any, Unit]] = {}
     try:
-        for _ in range(IN_FLIGHT_PER_ACTOR):
+        for _ in range(pool.in_flight):
             for host in hosts:
                 if waiting:
                     unit = waiting.pop()
                     running[host.process.remote(unit)] = (host, unit)
         while running:
-            (done,), _ = ray.wait(list(running), num_returns=1)
-            host, unit = running.pop(done)
-            if waiting:
-                successor = waiting.pop()
-                running[host.process.remote(successor)] = (host, successor)
-            yield _result(done, unit)
+            finished, _ = ray.wait(list(running), num_returns=1, timeout=WATCH_SECONDS)
+            if mailbox is not None and watch is not None:
+                for report in ray.get(mailbox.take.remote()):
+                    watch(report)
+            for done in finished:
+                host, unit = running.pop(done)
+                if waiting:
+                    successor = waiting.pop()
+                    running[host.process.remote(successor)] = (host, successor)
+                yield _result(done, unit, pool.restarts)
     finally:
-        for host in hosts:
+        for host in (*hosts, *((mailbox,) if mailbox is not None else ())):
             ray.kill(host)
 
 
@@ -119,10 +182,10 @@ def run_remote(function: Callable[..., Result], *arguments: Any, gpu: bool = Fal
     return result
 
 
-def _result(reference: Any, unit: object) -> Any:
+def _result(reference: Any, unit: object, restarts: int) -> Any:
     try:
         return ray.get(reference)
     except RayTaskError as error:
         raise UnitFailed(f"{unit}: {error.cause}") from error.cause
     except RayActorError as error:
-        raise UnitFailed(f"{unit}: the process that worked on it died {MAX_RESTARTS + 1} times: {error}") from error
+        raise UnitFailed(f"{unit}: the process that worked on it died {restarts + 1} times: {error}") from error

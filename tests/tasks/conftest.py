@@ -14,8 +14,8 @@ from tasks.ray_pool import ray_session
 @pytest.fixture(scope="session")
 def ray_running() -> Iterator[None]:
     # Ray's processes import the workers that tests define.
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), before]))
+    before, here = os.environ.get("PYTHONPATH"), Path(__file__).parent
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*map(str, (here, here.parents[1])), before]))
     try:
         with ray_session(2):
             yield

@@ -1,7 +1,6 @@
 """A generation of a stage: counts, reasons, reuse, limits. The rows are real files; only the computation is small."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,50 +9,12 @@ import pytest
 
 from storage.canonical import digest_of
 from storage.stores import Store, open_store
-from storage.units import Unit
-from tasks.generation import (
-    EarlierRows,
-    Generation,
-    Plan,
-    Row,
-    RowFailed,
-    TooManyBadRows,
-    build_generation,
-    find_generation,
-    write_unit,
-)
-from tasks.ray_pool import UnitFailed
+from tasks.generation import Generation, Plan, TooManyBadRows, build_generation, find_generation
+from tasks.ray_pool import PoolConfig, UnitFailed
+from tasks.unit_host import RowLimits
+from tests.tasks.shouter import FIELDS, Shouter, Words
 
 pytestmark = pytest.mark.usefixtures("ray_running")
-FIELDS = ("word.txt",)
-
-
-@dataclass(frozen=True)
-class Words:
-    index: int
-    words: tuple[str, ...]
-
-
-class Shouter:
-    """Upper-cases words; refuses some in each of the ways a row can fail. Leaves a trace of every word it computes."""
-
-    def __init__(self, trace: str, home: str, earlier: tuple[str, ...]) -> None:
-        self.trace, self.home, self.earlier = Path(trace), open_store(home), EarlierRows(earlier, FIELDS)
-
-    def process(self, unit: Words) -> Unit:
-        if unit.index == 1 and self.trace.with_suffix(".fail").exists():
-            raise MemoryError("the whole unit")
-        rows = [Row(key=word, source=f"list/{word}", content_key=digest_of([word, "v1"])) for word in unit.words]
-        return write_unit(self.home, "words", unit.index, rows, FIELDS, self.shout, self.earlier)
-
-    def shout(self, row: Row) -> Mapping[str, bytes]:
-        with self.trace.open("a") as file:
-            file.write(f"{row.key}\n")
-        if row.key.startswith("bad"):
-            raise RowFailed("refused", f"{row.key} cannot be shouted")
-        if row.key.startswith("boom"):
-            raise ZeroDivisionError("an error nobody foresaw")
-        return {"word.txt": row.key.upper().encode()}
 
 
 def build(
@@ -64,7 +25,9 @@ def build(
     limit: float = 0.5,
     size: int = 2,
     config: str = "c",
-    workers: int = 2,
+    workers: int = 1,
+    limits: RowLimits | None = None,
+    redrive: tuple[str, ...] = (),
 ) -> Generation:
     units = [Words(i // size, tuple(words[i : i + size])) for i in range(0, len(words), size)]
     plan = Plan(
@@ -73,9 +36,11 @@ def build(
     )  # fmt: skip
 
     def make(home: str, earlier: tuple[str, ...]) -> Any:
-        return partial(Shouter, str(trace), home, earlier)
+        return partial(Shouter, str(trace), earlier)
 
-    return build_generation(root, plan, units, make, workers=workers)
+    return build_generation(
+        root, plan, units, make, PoolConfig(actors=workers, limits=limits or RowLimits()), redrive=redrive
+    )
 
 
 def test_every_input_has_a_row_and_every_good_one_a_sample(tmp_path: Path) -> None:
@@ -148,4 +113,57 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     names = [info.key for info in one.list()]
     assert names == [info.key for info in two.list()]
     assert all(one.read(name) == two.read(name) for name in names)
-    assert replace(first, uri="", seconds=0) == replace(second, uri="", seconds=0)
+    assert replace(first, uri="", seconds=0, parts={}) == replace(second, uri="", seconds=0, parts={})
+
+
+@pytest.mark.faults
+def test_rows_that_hang_crash_or_eat_memory_cost_themselves_only(tmp_path: Path) -> None:
+    words = ["a", "hang-b", "c", "segfault-d", "e", "eat-f", "stumble-g", "h"]
+    limits = RowLimits(row_seconds=1.0, row_memory=200 << 20)
+    root, trace = open_store(tmp_path / "root"), tmp_path / "trace"
+    done = build(root, trace, words, size=8, workers=1, limits=limits)
+    assert dict(done.manifest.counts) == {"ok": 5, "timeout": 1, "crash": 1, "out_of_memory": 1}
+    rows = {row.key: row for row in done.status()}
+    assert rows["hang-b"].reason == "list/hang-b: it took more than 1 s and was stopped"
+    assert "ended with signal SIGSEGV, 2 times of 2" in rows["segfault-d"].reason
+    assert rows["eat-f"].status == "out_of_memory"
+    # What was made before a crash is not made again; the row that stumbled once is tried once more.
+    tries = trace.read_text().split()
+    assert {word: tries.count(word) for word in words} == {
+        "a": 1, "hang-b": 1, "c": 1, "segfault-d": 2, "e": 1, "eat-f": 1, "stumble-g": 2, "h": 1,
+    }  # fmt: skip
+    # The good rows lie in a shard as if nothing had happened.
+    assert [key for key, _ in done.reader()] == ["a", "c", "e", "stumble-g", "h"]
+
+
+def test_a_redrive_tries_again_what_failed_and_copies_the_rest(tmp_path: Path) -> None:
+    words = ["a", "later-b", "c", "bad-d"]
+    root, trace = open_store(tmp_path / "root"), tmp_path / "trace"
+    first = build(root, trace, words, size=4, workers=1)
+    assert dict(first.manifest.counts) == {"ok": 2, "error": 1, "refused": 1}
+    assert build(root, trace, words, size=4, redrive=("timeout",)).uri == first.uri  # nothing of that kind
+    trace.with_suffix(".mended").touch()
+    trace.unlink()
+    second = build(root, trace, words, size=4, workers=1, redrive=("error",))
+    assert trace.read_text().split() == ["later-b", "bad-d"]
+    assert dict(second.manifest.counts) == {"ok": 3, "refused": 1}
+    assert {row.key: row.attempt for row in second.status()} == {"a": 1, "later-b": 2, "c": 1, "bad-d": 2}
+    # The same bytes as if nothing had ever failed, and what counts from now on.
+    undisturbed = build(open_store(tmp_path / "other"), trace, words, size=4, workers=1)
+    assert second.manifest.shards == undisturbed.manifest.shards
+    assert build(root, trace, words, size=4).uri == second.uri
+    assert build(root, trace, words, size=4, redrive=("error",)).uri == second.uri
+
+
+@pytest.mark.slow
+def test_a_redrive_takes_up_what_was_refused(tmp_path: Path) -> None:
+    words = ["a", "later-b", "later-c", "d"]
+    root, trace = open_store(tmp_path / "root"), tmp_path / "trace"
+    for _ in range(2):
+        with pytest.raises(TooManyBadRows, match="2 error"):
+            build(root, trace, words, size=4, workers=1, limit=0.3)
+    trace.with_suffix(".mended").touch()
+    trace.unlink()
+    done = build(root, trace, words, size=4, workers=1, limit=0.3, redrive=("error",))
+    assert trace.read_text().split() == ["later-b", "later-c"]
+    assert dict(done.manifest.counts) == {"ok": 4}

@@ -11,12 +11,15 @@ from models.face3d.maps import ConditionMaps
 from models.face3d.parameters import FaceParameters
 from models.images import decode_png, encode_png
 from storage.canonical import sha256_of
+from storage.manifest import Manifest
+from storage.reader import SampleReader
+from storage.shards import write_shard
 from storage.stores import open_store
 from tasks.array_bytes import from_npy
 from tasks.encode import EncodeWorker
 from tasks.extract import ExtractConfig, Mapper
-from tasks.generation import RowFailed
-from tasks.shard import Aligner, ShardConfig, shard, split_of, with_facts
+from tasks.rows import Row, RowFailed
+from tasks.shard import FIELDS, Aligner, ShardConfig, split_of, with_facts
 from tasks.sources import Photo, embedded_portrait
 from tasks.truth import truth_parameters, truth_text
 
@@ -104,13 +107,16 @@ def test_maps_have_the_size_of_their_image(aligned: dict[str, bytes], mapper: Ma
     assert np.abs(distance).mean() < 2
 
 
-def test_features_say_who_is_seen_and_what_for(tmp_path: Path, ray_running: None) -> None:
-    one = replace(photo(), store_uri=embedded_portrait().parent.as_uri(), name=embedded_portrait().name)
-    root = open_store(tmp_path / "root")
-    images = shard(CONFIG, [replace(one, person="p", split="test", licence="public domain")], root, workers=1)
-    ((key, sample),) = images.reader()
+def test_features_say_who_is_seen_and_what_for(aligned: dict[str, bytes], tmp_path: Path) -> None:
+    facts = photo(person="p", split="test", licence="public domain")
+    sample = with_facts(aligned, facts, CONFIG)
     meta = json.loads(sample["meta.json"])
     assert (meta["person"], meta["split"], meta["licence"], meta["aligned"]) == ("p", "test", "public domain", False)
+    store = open_store(tmp_path)
+    shards = (write_shard(store, "shard-000000.tar", [(facts.key, sample)], FIELDS),)
+    manifest = Manifest(stage="images", fields=FIELDS, config_digest="", code_version="", inputs={}, shards=shards)
     worker = EncodeWorker.__new__(EncodeWorker)
-    worker.images = images.reader(["image.png", "meta.json"])
-    assert json.loads(worker._meta(key)) == {"person": "p", "split": "test"}
+    worker.images = SampleReader(store, manifest, ["meta.json"])
+    for key in (facts.key, f"{facts.key}-mirrored"):
+        row = Row(key=key, source="", content_key="")
+        assert json.loads(worker.complete(row, {})["meta.json"]) == {"person": "p", "split": "test"}
