@@ -22,6 +22,7 @@ from tasks.model_card import model_card
 from tasks.pictures import picture_bytes
 from tasks.train_config import TrainConfig
 from tasks.train_data import Ahead, FeatureBatches, FeatureRows
+from tasks.train_estimate import cost_of, peak_flops
 from tasks.train_guard import gather, guard_gradient, guard_losses
 from tasks.train_log import Figures, TrainLog, memory_gib
 from tasks.train_networks import distinctive, networks_for
@@ -157,6 +158,9 @@ class Run:
             "seconds": seconds, "samples_per_second": self.config.batch / seconds,
             "data_wait": (waited - self._waited) / seconds, "memory_gib": memory_gib(self.place.device),
         }  # fmt: skip
+        if (peak := peak_flops(self.place.device)) is not None:
+            work = self.config.batch * cost_of(self.networks, self.config.draws).flops
+            figures["mfu"] = work / (seconds * self.place.world * peak)
         self._began, self._waited = now, waited
         return figures
 
