@@ -279,7 +279,8 @@ def _as_laid_out(
 
 
 def _path(photo: Photo) -> str:
-    return f"{photo.name}/{photo.title}" if photo.member else photo.name
+    """With the name of the folder that the source is: somebody may name `images1024x1024` itself."""
+    return "/".join(filter(None, [Path(photo.store_uri).name, photo.name, photo.title]))
 
 
 def _metadata(

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from s3_server import s3_server, s3_store
 
 from tasks.ray_pool import ray_session
+
+__all__ = ["s3_server", "s3_store"]
 
 
 @pytest.fixture(scope="session")
