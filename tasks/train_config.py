@@ -8,6 +8,7 @@ from models.diffusion.optimisation import OptimiserName, Schedule
 
 _CHOICES = {
     "model": ("tiny", "debug", "open", "paper"),
+    "start": ("published", "random"),
     "precision": ("fp32", "bf16", "fp16"),
     "parallel": ("ddp", "fsdp"),
     "optimiser": ("adamw", "adamw8bit"),
@@ -24,6 +25,9 @@ class TrainConfig:
 
     model: str = "paper"
     """Networks: `tiny`, `debug`, `open` or `paper`."""
+    start: str = "published"
+    """Weights to start from: `published` (Stable Diffusion; of `tiny`, what ships with the repository; `debug` has none)
+    or `random`."""
     steps: int = 55_000
     """Optimiser steps (paper: 55,000)."""
     batch: int = 12

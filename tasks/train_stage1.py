@@ -22,6 +22,7 @@ from prefect import task
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from models.tiny.shipped import STAGE1, shipped_folder
 from storage.canonical import canonical_json, digest_of
 from storage.records import Record, committed, read_record
 from storage.stores import Store, open_store
@@ -60,7 +61,7 @@ def train_stage1(config: TrainConfig, features: Generation, root: Store) -> Trai
 
     Raises:
         ValueError: features of another preset or none at all, a batch that does not fit them.
-        AssetMissing: Stable Diffusion's weights are not there.
+        AssetMissing, DamagedWeights: the weights to start from are not there, or not what was shipped.
         FloatingPointError: the loss is no number.
         TrainingStopped: after a SIGTERM, when the checkpoint is written.
     """
@@ -103,6 +104,19 @@ def job_for(config: TrainConfig, features: Generation, root: Store) -> TrainJob:
         tensorboard=str(local or Path(".instaface/tensorboard") / home.uri.rpartition("/")[2]),
         lineage={"version": version("instaface"), "commit": code_commit(), "start": start},
     )
+
+
+def start_of(config: TrainConfig) -> Path | None:
+    """Folder or file of the weights that a training starts from; None: random ones.
+
+    Raises:
+        AssetMissing, DamagedWeights: they are not there, or not what was shipped.
+    """
+    if config.start == "random" or config.model == "debug":
+        return None
+    if config.model == "tiny":
+        return shipped_folder(STAGE1)
+    return asset("stable-diffusion-v1-5", "Stable Diffusion 1.5")
 
 
 def describe(job: TrainJob, home: Store) -> None:

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.diffusion.config import InstaFaceConfig
 from models.diffusion.editor import InstaFace
-from models.diffusion.folder import load_model, save_model
+from models.diffusion.folder import is_saved_model, load_model, save_model
 from models.diffusion.optimisation import MovingAverage, make_optimiser
 from models.diffusion.pretrained import load_denoiser
 from storage.checkpoints import Checkpoint
@@ -45,7 +45,7 @@ class Training:
         self, config: TrainConfig, networks: InstaFaceConfig, base: str | None, place: Place,
         checkpoint: Checkpoint | None,
     ) -> None:  # fmt: skip
-        """`base`: folder or file of Stable Diffusion to start from; a `checkpoint` is restored, strictly."""
+        """`base`: folder or file of weights to start from; a `checkpoint` is restored, strictly."""
         self.config, self.place = config, place
         model = build_networks(networks, None if checkpoint else base, config.seed)
         if checkpoint is not None:
@@ -177,9 +177,15 @@ def like(value: Tensor, model: Tensor) -> Tensor:
 
 
 def build_networks(networks: InstaFaceConfig, base: str | None, seed: int) -> InstaFace:
-    """Seeded networks; with `base`, a folder or .safetensors file of Stable Diffusion, its UNet starts both UNets."""
+    """Seeded networks; `base` is a folder of `save_model`, taken as it is, or a folder or .safetensors file of Stable
+    Diffusion, whose UNet starts both UNets.
+
+    Raises: ValueError for a saved model of other networks, naming the first difference.
+    """
     if base is None:
         return InstaFace.from_config(networks, seed=seed)
+    if is_saved_model(base):
+        return load_model(base, config=networks)
     return InstaFace.from_denoiser(load_denoiser(base, networks), networks, seed=seed)
 
 

@@ -79,13 +79,23 @@ def save_model(
     _write_json(folder / "instaface.json", record)
 
 
-def load_model(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> InstaFace:
-    """Read a folder written by `save_model`, strictly. Raises ValueError when it is not one, or parts
-    disagree."""
+def is_saved_model(place: str | Path) -> bool:
+    """Is this a folder of `save_model`, and not one of diffusers?"""
+    return (Path(place) / "instaface.json").is_file()
+
+
+def load_model(
+    folder: str | Path, *, config: InstaFaceConfig | None = None, dtype: torch.dtype = torch.float32
+) -> InstaFace:
+    """Read a folder written by `save_model`, strictly; weights of less precision are widened to `dtype`.
+
+    `config` changes what the weights do not depend on (noise process, loss). Raises ValueError when it is no such folder,
+    or parts disagree.
+    """
     folder = Path(folder)
-    if not (folder / "instaface.json").is_file():
+    if not is_saved_model(folder):
         raise ValueError(f"{folder} has no instaface.json: it is not a saved InstaFace model")
-    config = InstaFaceConfig.from_json(json.loads((folder / "instaface.json").read_text())["config"])
+    config = config or InstaFaceConfig.from_json(json.loads((folder / "instaface.json").read_text())["config"])
     denoiser = load_unet(folder / "unet", config, config.latent_channels, dtype)
     guidance = load_unet(folder / "guidance_unet", config, config.condition_channels, dtype)
     model = InstaFace(denoiser, guidance, config)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent / "weights"
 SUMS = "sha256.json"
+STAGE1 = "stage1"
+"""Folder of the stage-1 model, as `models.diffusion.folder.save_model` writes it."""
 _CHUNK = 1 << 20
 
 
