@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from flows.cli_images import expressions_app, verify_image
 from flows.cli_upkeep import assets_app, storage_app
 
 app = typer.Typer(
@@ -19,10 +20,12 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(storage_app, name="storage")
 app.add_typer(assets_app, name="assets")
+app.add_typer(expressions_app, name="expressions")
+app.command("verify-image")(verify_image)
 console = Console(stderr=True, highlight=False)
 
 PresetChoice = Literal["tiny", "debug", "open", "paper"]
-FLOWS = ("preprocess-ffhq", "train-stage1", "finetune-identity", "edit-identity", "evaluate")
+FLOWS = ("preprocess-ffhq", "train-stage1", "finetune-identity", "edit-identity", "erase-identity", "evaluate")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""edit-identity: an identity and a list of edits → images."""
+"""edit-identity: identities and a list of edits → images."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,7 +6,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows import presets
-from flows.parameters import IdentityId, ImageUri, PresetName, Root
+from flows.parameters import DriverUri, IdentityId, PresetName, Root
 from flows.stage_tables import publish_edits
 from tasks.edit_identity import edit_task
 from tasks.workspace import workspace
@@ -15,31 +15,55 @@ from tasks.workspace import workspace
 @flow(name="edit-identity", log_prints=True)
 def edit_identity(
     identity_id: IdentityId = None,
+    identity_ids: Annotated[
+        list[str], Field(description="Several identities at once; they share the base model", max_length=100)
+    ] = [],  # noqa: B006 - Prefect copies defaults
     identity_uri: Annotated[
         str | None, Field(description="URI of one checkpoint, where an identity has several")
     ] = None,
     edits: Annotated[
         list[dict[str, Any]] | None,
         Field(
-            description='FLAME-style edits, for example [{"name": "left", "yaw": -20, "light": "left"}]; a grid by default'
+            description='FLAME-style edits, for example [{"name": "left", "yaw": -20, "light": "left"}], or films: '
+            '[{"name": "turn", "sweep": {"yaw": [-25, 25]}, "frames": 9}]; a grid by default'
         ),
     ] = None,
-    driver_uri: Annotated[
-        ImageUri | None, Field(description="Photograph whose pose, expression or light is taken")
-    ] = None,
+    driver_uri: DriverUri | None = None,
     take: Annotated[
         tuple[Literal["pose", "expression", "light", "shape"], ...],
-        Field(description="What to take from the driver photograph"),
+        Field(description="What to take from the driver photographs"),
     ] = ("pose", "expression"),
+    paste_back: Annotated[
+        bool, Field(description="Also put each edit into the original photograph, at its resolution")
+    ] = False,
+    steps: Annotated[
+        int | None, Field(description="Steps of the sampler; the preset's by default", ge=1, le=1000)
+    ] = None,
+    solver: Annotated[
+        Literal["ddim", "unipc", "dpm++"] | None, Field(description="Sampler; ddim as in the paper")
+    ] = None,
+    seed: Annotated[int | None, Field(description="Seed of the starting noise", ge=0, lt=2**63)] = None,
+    reference_scale: Annotated[
+        float | None, Field(description="1: off; 3 follows the edited maps harder, at twice the cost", ge=0, le=20)
+    ] = None,
+    background_lock: Annotated[
+        bool | None, Field(description="Keep what neither the old nor the new head covers")
+    ] = None,
     root: Root = None,
     preset: PresetName = "tiny",
 ) -> dict[str, Any]:
-    """Render an identity under new poses, expressions and lights."""
+    """Render identities under new poses, expressions and lights."""
+    names = [*([identity_id] if identity_id is not None else []), *identity_ids]
+    chosen = presets.with_edit_options(
+        presets.by_name(preset), steps=steps, solver=solver, seed=seed, reference_scale=reference_scale,
+        background_lock=background_lock,
+    )  # fmt: skip
     with workspace(root) as place:
-        result = edit_task(
-            presets.by_name(preset), identity_id, identity_uri, edits, driver_uri, tuple(take), place.root
-        )
-    publish_edits(result)
+        results = edit_task(chosen, names, identity_uri, edits, driver_uri, tuple(take), paste_back, place.root)
+    publish_edits(results)
+    first = results[0]
     return {
-        "uri": result.uri, "images": [image.name for image in result.images], "reused": result.reused, "seconds": result.seconds,
+        "uri": first.uri, "images": [image.name for image in first.images], "films": dict(first.films),
+        "reused": all(one.reused for one in results), "seconds": sum(one.seconds for one in results),
+        "identities": [{"identity_uri": one.identity_uri, "uri": one.uri} for one in results],
     }  # fmt: skip

@@ -1,6 +1,6 @@
 """finetune-identity: one photograph → an identity checkpoint (stage 2 of the paper)."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from pydantic import Field
@@ -8,7 +8,7 @@ from pydantic import Field
 from flows import presets
 from flows.parameters import IdentityId, ImageUri, PresetName, Root
 from flows.stage_tables import publish_identity
-from tasks.finetune_identity import finetune_task
+from tasks.finetune_identity import check_consent, finetune_task
 from tasks.workspace import workspace
 
 
@@ -18,14 +18,34 @@ def finetune_identity(
     identity_id: IdentityId = None,
     root: Root = None,
     preset: PresetName = "tiny",
+    method: Annotated[
+        Literal["full", "lora", "tokens"] | None,
+        Field(description="full: denoiser and projection (paper); lora: rank 16 and tokens; tokens: kilobytes"),
+    ] = None,
     base: Annotated[str | None, Field(description="URI of a stage-1 model; the only one below root by default")] = None,
     steps: Annotated[
-        int | None, Field(description="Optimiser steps; the preset's number (paper: 50) by default", ge=1)
+        int | None, Field(description="Optimiser steps; the preset's number (paper: 50) by default", ge=1, le=100_000)
+    ] = None,
+    seed: Annotated[int | None, Field(description="Seed of noise and timesteps", ge=0, lt=2**63)] = None,
+    prior_weight: Annotated[
+        float | None, Field(description="Weight of other people's cached features (prior preservation)", ge=0, le=100)
+    ] = None,
+    patience: Annotated[
+        int | None, Field(description="Stop after this many looks, five steps apart, without a better loss", ge=1)
+    ] = None,
+    keep_photograph: Annotated[bool, Field(description="Store the aligned crop of the photograph")] = True,
+    consent: Annotated[
+        str | None, Field(description="Reference of the person's consent; a deployment may require one", max_length=200)
     ] = None,
 ) -> dict[str, Any]:
     """Fine-tune denoiser and projection on one photograph; the same photograph and configuration train once."""
+    check_consent(consent)
+    changes = {
+        "method": method, "steps": steps, "seed": seed, "prior_weight": prior_weight, "patience": patience,
+        "keep_photograph": keep_photograph,
+    }  # fmt: skip
     with workspace(root) as place:
-        identity = finetune_task(presets.by_name(preset), image_uri, identity_id, place.root, base, steps)
+        identity = finetune_task(presets.by_name(preset), image_uri, identity_id, place.root, base, changes, consent)
     publish_identity(identity)
     return {
         "identity_id": identity.identity_id, "uri": identity.uri, "metrics": dict(identity.metrics),

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from tasks.image_uri import MAX_LENGTH, PATTERN, check_image_uri
+from tasks.image_uri import DRIVER_PATTERN, MAX_LENGTH, PATTERN, check_image_uri
 
 
 def _checked(uri: object) -> object:
@@ -35,6 +35,13 @@ ImageUri = Annotated[
     Field(description="One photograph: s3://bucket/key.jpg or a local file", pattern=PATTERN, max_length=MAX_LENGTH),
     BeforeValidator(_checked),
 ]
+DriverUri = Annotated[
+    str,
+    Field(
+        description="Photograph whose pose, expression or light is taken; or a folder of frames, which become a film",
+        pattern=DRIVER_PATTERN, max_length=MAX_LENGTH,
+    ),
+]  # fmt: skip
 IdentityId = Annotated[
     str | None,
     Field(

@@ -22,19 +22,39 @@ class FinetuneConfig:
     """Largest norm of the gradient."""
     stratified: bool = True
     """Draw the copies' timesteps from equal ranges: unbiased, less variance."""
+    antithetic: bool = False
+    """Give every second copy the negative of the noise before it."""
+    split_projection: bool = False
+    """Keep the Guidance Network on the untuned projection; the paper tunes the projection of both."""
+    prior_weight: float = 0.0
+    """Weight of the loss on other people's cached features (prior preservation); 0 is the paper."""
+    prior_batch: int = 4
+    """Other people a step."""
+    patience: int | None = None
+    """Stop when the loss on fixed noise has not fallen for this many looks, five steps apart; None: all steps."""
+    keep_photograph: bool = True
+    """Store the aligned face crop with the identity. Without it there is no background lock, and no pixel is kept."""
     seed: int = 0
     gpu: bool = False
 
     @property
     def adaptation(self) -> AdaptationConfig:
-        return AdaptationConfig(kind=self.method, rank=self.rank)  # type: ignore[arg-type]  # checked below
+        return AdaptationConfig(
+            kind=self.method,  # type: ignore[arg-type]  # checked below
+            rank=self.rank,
+            split_projection=self.split_projection,
+        )
 
     def __post_init__(self) -> None:
         if self.method not in ("full", "lora", "tokens"):
             raise ValueError(f"method={self.method!r}: choose full, lora or tokens")
-        for name in ("steps", "copies"):
+        for name in ("steps", "copies", "rank", "prior_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1 is needed")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience={self.patience}: at least 1 look, or None for all steps")
+        if not 0 <= self.prior_weight <= 100:
+            raise ValueError(f"prior_weight={self.prior_weight}: choose one between 0 and 100, for example 1")
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate={self.learning_rate}: choose one between 0 and 1, for example 1e-5")
 

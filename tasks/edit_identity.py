@@ -1,61 +1,32 @@
-"""edit-identity: an identity and edits → images, by FLAME-style numbers or from a driver photograph."""
+"""edit-identity: identities and edits → images, by FLAME-style numbers or from driver photographs.
 
-import json
+Edits lie below the identity they show, `<root>/identities/<id>/<digest>/edits/<digest>/`, so that an erasure takes them
+along and a late one is refused.
+"""
+
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from prefect import task
 
-from models.diffusion.adaptation import AdaptationConfig, load_adaptation
-from models.diffusion.editor import InstaFace
-from models.diffusion.sampling import BackgroundLock, head_region, sample
-from models.encoders.codec import mode
-from models.face3d.editing import TAKES, FaceEdit, apply_edit, transfer
-from models.face3d.maps import ConditionMaps
-from models.face3d.parameters import FaceParameters
-from models.images import decode_png, encode_png
+from models.face3d.editing import TAKES
 from storage.canonical import digest_of, sha256_of
-from storage.records import Record, commit_record, committed, only_record, read_record
+from storage.identities import IdentityStore
+from storage.records import RECORD, Record, committed, only_record, read_record
 from storage.stores import Store, open_store
-from tasks.array_bytes import from_npy, from_safetensors
-from tasks.encode import load_codec, map_latents
-from tasks.extract import Mapper
-from tasks.image_uri import read_image_uri
+from tasks.edit_config import EditConfig
+from tasks.edit_render import Driver, EditJob, render_edits
+from tasks.edit_requests import NamedEdit, parse_edits
+from tasks.expressions import saved_expressions
+from tasks.image_uri import BadImageUri, read_drivers, read_image_uri
 from tasks.live import watch
-from tasks.pictures import contact_sheet, to_pixels
 from tasks.preset import Preset
 from tasks.progress import StageProgress
 from tasks.ray_pool import run_remote
-from tasks.shard import Aligner
-from tasks.train_state import load_networks
 
-VERSION = "1"
-GRID: tuple[Mapping[str, Any], ...] = (
-    {"name": "as photographed"},
-    {"name": "turn left", "yaw": -25.0},
-    {"name": "turn right", "yaw": 25.0},
-    {"name": "look up", "pitch": 15.0},
-    {"name": "smile", "expressions": {"smile": 1.0}},
-    {"name": "mouth open", "expressions": {"mouth-open": 1.0}},
-    {"name": "surprise", "expressions": {"surprise": 1.0}},
-    {"name": "light from left", "light": "left"},
-    {"name": "light from right", "light": "right"},
-    {"name": "light from above", "light": "above"},
-    {"name": "turn, smile, light", "yaw": 15.0, "expressions": {"smile": 0.8}, "light": "left"},
-)
-"""What a person wants to see first."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NamedEdit:
-    name: str
-    edit: FaceEdit
-    driver: bool = False
-    """Take pose, expression or light from the driver photograph first."""
+VERSION = "2"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +36,8 @@ class EditedImage:
     """Name of the PNG in the record."""
     render: str
     """Name of the Lambertian render that asked for it."""
+    full: str | None = None
+    """Name of the photograph with the edit pasted back, where that was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,168 +45,117 @@ class Edits:
     uri: str
     identity_uri: str
     images: tuple[EditedImage, ...]
+    films: Mapping[str, str]
+    """GIF of each sweep, by name."""
     record: Record
     reused: bool
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EditJob:
-    preset: Preset
-    identity: str
+class EditRequest:
+    """One request: these edits of each of these identities."""
+
     edits: tuple[NamedEdit, ...]
-    take: tuple[str, ...]
-    home: str
+    drivers: tuple[Driver, ...] = ()
+    take: tuple[str, ...] = ()
+    """What the drivers give: of pose, expression, light, shape."""
+    paste_back: bool = False
+    """Also put each edit into the photograph the identity was made from, at its resolution."""
 
 
-def parse_edits(edits: Sequence[Mapping[str, Any]] | None, *, driver: bool) -> tuple[NamedEdit, ...]:
-    """Edits as a flow gets them (JSON) → typed; None is the default grid.
-
-    Raises:
-        ValueError: a field that is none of an edit's, a value out of its range, a name given twice.
-    """
-    named = []
-    for number, values in enumerate(GRID if edits is None else edits):
-        fields = dict(values)
-        name = str(fields.pop("name", f"edit {number}"))
-        named.append(NamedEdit(name=name, edit=FaceEdit.from_json(json.dumps(fields))))
-    if driver:
-        named.append(NamedEdit(name="as the driver", edit=FaceEdit(), driver=True))
-    names = [one.name for one in named]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"two edits are named {repeated[0]!r}: give each its own name")
-    if not named:
-        raise ValueError("no edit was asked for: give at least one, or leave edits out for a grid")
-    return tuple(named)
-
-
-def edit_identity(
-    preset: Preset,
-    identity: str,
+def edit_request(
     edits: Sequence[Mapping[str, Any]] | None,
     driver_uri: str | None,
     take: Sequence[str],
     root: Store,
-) -> Edits:
-    """Edit the person whose checkpoint is at `identity`, or find these very edits done; below `<root>/edits/<digest>/`.
+    *,
+    paste_back: bool = False,
+) -> EditRequest:
+    """What a flow was asked for, typed and checked.
 
     Raises:
-        ValueError: an unknown identity, edit or `take`.
-        BadImageUri, BadImage, RowFailed: the driver photograph cannot be used.
+        ValueError: an unknown edit or `take`. BadImageUri: driver photographs that may not or cannot be read.
     """
     if unknown := sorted(set(take) - set(TAKES)):
         raise ValueError(f"take={unknown}: a driver gives {', '.join(TAKES)}")
-    named = parse_edits(edits, driver=driver_uri is not None)
-    driver = read_image_uri(driver_uri) if driver_uri is not None else None
-    request = [
-        VERSION, preset.edit, identity, [[one.name, asdict(one.edit), one.driver] for one in named],
-        list(take) if driver is not None else None, sha256_of(driver) if driver is not None else None,
-    ]  # fmt: skip
-    home = root.child(f"edits/{digest_of(request)}")
-    with StageProgress("edit", total=len(named), unit="images") as progress:
-        record = read_record(home)
-        if record is not None:
+    drivers = read_drivers(driver_uri) if driver_uri is not None else []
+    named = parse_edits(
+        edits,
+        drivers=[name for name, _ in drivers],
+        saved=saved_expressions(root),
+    )
+    return EditRequest(
+        edits=named,
+        drivers=tuple(Driver(name=name, data=data) for name, data in drivers),
+        take=tuple(take) if drivers else (),
+        paste_back=paste_back,
+    )
+
+
+def edit_identities(preset: Preset, identities: Sequence[str], request: EditRequest, root: Store) -> list[Edits]:
+    """Edit the people whose checkpoints are at `identities`, in this order; a set that is finished is found, not redone.
+
+    All are rendered in one process that loads estimator, codec and each base model once.
+
+    Raises:
+        ValueError: nothing finished at a URI, or a photograph to paste into that is gone.
+        BadImage, RowFailed: a driver photograph cannot be used.
+    """
+    records = [committed(uri) for uri in identities]
+    homes = [_home(root, record, request, preset.edit) for record in records]
+    total = len(request.edits) * len(records)
+    with StageProgress("edit", total=total, unit="images") as progress:
+        missing = [n for n, home in enumerate(homes) if read_record(home) is None]
+        if not missing:
             progress.reused({})
-            return edits_of(record, reused=True, seconds=progress.seconds)
-        job = EditJob(preset=preset, identity=identity, edits=named, take=tuple(take), home=home.uri)
-        watch(
-            lambda mailbox: run_remote(edit_rank, job, driver, mailbox, gpu=preset.edit.gpu),
-            lambda report: progress.step(report["step"], report["note"]),
-        )
-    return edits_of(committed(home.uri), reused=False, seconds=progress.seconds)
+        else:
+            jobs = [
+                EditJob(
+                    identity=records[n].uri,
+                    home=homes[n],
+                    photograph=_photograph(records[n]) if request.paste_back else None,
+                )
+                for n in missing
+            ]
+            done = total - len(missing) * len(request.edits)
+            work = partial(run_remote, render_edits, preset, jobs, request.edits, request.drivers, request.take)
+            watch(
+                lambda mailbox: work(mailbox, gpu=preset.edit.gpu),
+                lambda report: progress.step(done + report["step"], report["note"]),
+            )
+    share = progress.seconds / max(1, len(missing))
+    return [
+        edits_of(committed(home.uri), reused=n not in missing, seconds=share if n in missing else 0.0)
+        for n, home in enumerate(homes)
+    ]
 
 
-def edit_rank(job: EditJob, driver: bytes | None, mailbox: Any) -> None:
-    """All edits of one request, in one process: parameters → maps → latents → images."""
-    config = job.preset.edit
-    device = torch.device("cuda" if config.gpu else "cpu")
-    identity = committed(job.identity)
-    mapper = Mapper(job.preset.extract)
-    source = read_parameters({name: identity.read(name) for name in ("params.npy", "texture.png")})
-
-    # Edited parameters and their maps.
-    mailbox.put.remote({"step": 0, "note": "condition maps"})
-    driving = None
-    if driver is not None:
-        aligned = Aligner(job.preset.shard).align(driver, "the driver photograph")
-        driving = read_parameters(mapper.maps(decode_png(aligned["image.png"]), "the driver photograph"))
-    wanted = [_edited(mapper, source, one, driving, job.take) for one in job.edits]
-    image = decode_png(identity.read("image.png"))
-    maps = [mapper.estimator.maps(parameters, image.shape[0]) for parameters in wanted]
-
-    # Images, some edits at a time.
-    model, codec = load_identity(identity), load_codec(job.preset.encode.codec)
-    model = model.to(device).eval()
-    batch = {
-        name: torch.from_numpy(from_npy(identity.read(f"{name}.npy"))).float()[None]
-        for name in ("semantic", "face", "moments")
-    }
-    with torch.no_grad():
-        tokens = model.tokens(batch["semantic"].to(device), batch["face"].to(device))
-    photographed = mapper.estimator.maps(source, image.shape[0])
-    reference = map_latents(codec, [photographed]).to(device)
-    key = sha256_of(identity.read("image.png"))[:16]
-    images: list[NDArray[np.uint8]] = []
-    for start in range(0, len(maps), config.batch):
-        some = maps[start : start + config.batch]
-        lock = _lock(some, photographed, batch["moments"], reference) if config.background_lock else None
-        made = sample(
-            model, codec, map_latents(codec, some).to(device), tokens, keys=[key] * len(some), seed=config.seed,
-            steps=config.steps, solver=config.solver, lock=lock,  # type: ignore[arg-type]  # checked by EditConfig
-            reference=reference if config.reference_scale != 1 else None, reference_scale=config.reference_scale,
-        )  # fmt: skip
-        images += [to_pixels(one) for one in made]
-        mailbox.put.remote({"step": len(images), "note": job.edits[len(images) - 1].name})
-
-    # Commit.
-    files: dict[str, bytes] = {}
-    listed = []
-    for number, (one, pixels, asked, parameters) in enumerate(zip(job.edits, images, maps, wanted, strict=True)):
-        stem = f"{number:03d}"
-        files |= {f"{stem}.png": encode_png(pixels), f"{stem}.params.npy": parameters.to_npy()}
-        files |= {f"{stem}.{name}": data for name, data in asked.encode().items() if name != "mask.png"}
-        listed.append(
-            {"name": one.name, "image": f"{stem}.png", "render": f"{stem}.render.png", "params": f"{stem}.params.npy"}
-        )
-    sheet = [("photograph", image), *((one.name, pixels) for one, pixels in zip(job.edits, images, strict=True))]
-    files["grid.png"] = contact_sheet(sheet, columns=4)
-    facts = {"identity": job.identity, "images": listed, "config": asdict(config), "take": list(job.take)}
-    commit_record(open_store(job.home), files, facts)
+def _home(root: Store, identity: Record, request: EditRequest, config: EditConfig) -> Store:
+    asked = [
+        VERSION, replace(config, gpu=False, batch=1), identity.uri,
+        [[one.name, asdict(one.edit), one.frame, one.sweep] for one in request.edits],
+        list(request.take), [sha256_of(driver.data) for driver in request.drivers], request.paste_back,
+    ]  # fmt: skip
+    checkpoint = identity.uri.rstrip("/").rpartition("/")[2]
+    name = str(identity.facts["identity_id"])
+    return IdentityStore(root).home(name).child(f"{checkpoint}/edits/{digest_of(asked)}")
 
 
-def _edited(
-    mapper: Mapper, source: FaceParameters, one: NamedEdit, driving: FaceParameters | None, take: Sequence[str]
-) -> FaceParameters:
-    model = mapper.estimator.model
-    start = transfer(model, source, driving, take) if one.driver and driving is not None else source
-    return apply_edit(model, start, one.edit)
+def _photograph(identity: Record) -> bytes:
+    """The photograph an identity was made from, if it is still that.
 
-
-def _lock(
-    edited: Sequence[ConditionMaps], source: ConditionMaps, moments: torch.Tensor, like: torch.Tensor
-) -> BackgroundLock:
-    def masks(maps: Sequence[ConditionMaps]) -> torch.Tensor:
-        return torch.from_numpy(np.stack([m.mask for m in maps]))[:, None].float()
-
-    old = masks([source]).expand(len(edited), -1, -1, -1)
-    size = (like.shape[-2], like.shape[-1])
-    return BackgroundLock(source=mode(moments).to(like), free=head_region(old, masks(edited), size=size).to(like))
-
-
-def read_parameters(files: Mapping[str, bytes]) -> FaceParameters:
-    """The parameters of a maps sample, with their UV albedo where the estimator has one."""
-    parameters = FaceParameters.from_npy(files["params.npy"])
-    albedo = decode_png(files["texture.png"])
-    return parameters.replaced(albedo=albedo) if albedo.shape[0] > 1 else parameters
-
-
-def load_identity(identity: Record) -> InstaFace:
-    """The base model with what the identity changed."""
+    Raises:
+        BadImageUri: it is gone, another one, or was not kept track of.
+    """
     lineage = identity.facts["lineage"]
-    model = load_networks(committed(str(lineage["base"])))
-    adaptation = AdaptationConfig(kind=lineage["config"]["method"], rank=lineage["config"]["rank"])
-    load_adaptation(model, adaptation, from_safetensors(identity.read("weights.safetensors")))
-    return model
+    data = read_image_uri(str(lineage["image_uri"]))
+    if sha256_of(data) != lineage["image_sha256"]:
+        raise BadImageUri(
+            f"image_uri={lineage['image_uri']!r} is no longer the photograph this identity was made from: restore it, "
+            "or leave paste_back out"
+        )
+    return data
 
 
 def find_identity(root: Store, identity_id: str | None) -> str:
@@ -254,29 +176,49 @@ def find_identity(root: Store, identity_id: str | None) -> str:
     return only_record(root, f"identities/{identity_id}", remedy)
 
 
+def find_edits(identity: str) -> str:
+    """URI of the only edits of the identity at a URI.
+
+    Raises:
+        ValueError: none, or several to choose from.
+    """
+    edits = open_store(identity).child("edits")
+    found = [edits.child(name).uri for name in edits.folders() if edits.stat(f"{name}/{RECORD}") is not None]
+    if len(found) != 1:
+        raise ValueError(
+            f"{identity} has {len(found)} sets of edits; run edit-identity, or give edits_uri: {', '.join(found) or 'none yet'}"
+        )
+    return found[0]
+
+
 def edits_of(record: Record, *, reused: bool, seconds: float = 0.0) -> Edits:
     """Finished edits from their record."""
-    images = tuple(EditedImage(name=i["name"], image=i["image"], render=i["render"]) for i in record.facts["images"])
-    return Edits(
-        uri=record.uri,
-        identity_uri=str(record.facts["identity"]),
-        images=images,
-        record=record,
-        reused=reused,
-        seconds=seconds,
+    images = tuple(
+        EditedImage(name=i["name"], image=i["image"], render=i["render"], full=i.get("full"))
+        for i in record.facts["images"]
     )
+    return Edits(
+        uri=record.uri, identity_uri=str(record.facts["identity"]), images=images,
+        films=dict(record.facts.get("films", {})), record=record, reused=reused, seconds=seconds,
+    )  # fmt: skip
 
 
 @task(name="edit", persist_result=False)
 def edit_task(
     preset: Preset,
-    identity_id: str | None,
+    identity_ids: Sequence[str],
     identity_uri: str | None,
     edits: Sequence[Mapping[str, Any]] | None,
     driver_uri: str | None,
     take: Sequence[str],
+    paste_back: bool,
     root: str,
-) -> Edits:
-    """An identity and edits → images."""
+) -> list[Edits]:
+    """Identities and edits → images."""
     store = open_store(root)
-    return edit_identity(preset, identity_uri or find_identity(store, identity_id), edits, driver_uri, take, store)
+    if identity_uri is not None:
+        identities = [identity_uri]
+    else:
+        identities = [find_identity(store, name) for name in identity_ids] or [find_identity(store, None)]
+    request = edit_request(edits, driver_uri, take, store, paste_back=paste_back)
+    return edit_identities(preset, identities, request, store)

@@ -42,7 +42,7 @@ def parse_edits(
     drivers: Sequence[str] = (),
     saved: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[NamedEdit, ...]:
-    """Edits as a flow gets them (JSON) → typed; None is the default grid, or nothing where there are drivers.
+    """Edits as a flow gets them (JSON) → typed; None is the default grid, or nothing beside driver frames.
 
     An edit has the fields of `FaceEdit` and a `name`. `"sweep": {"yaw": [-25, 25]}` with `"frames": 9` makes it a film:
     the fields named go from the first value to the last. `"expression": "grin"` adds an expression of `saved`.
@@ -52,7 +52,7 @@ def parse_edits(
         ValueError: a field that is none of an edit's, a value out of its range, a name given twice, no edit at all.
     """
     named: list[NamedEdit] = []
-    asked = (GRID if not drivers else ()) if edits is None else edits
+    asked = (GRID if len(drivers) <= 1 else ()) if edits is None else edits
     for number, values in enumerate(asked):
         fields = _with_saved(dict(values), saved or {})
         name = str(fields.pop("name", f"edit {number}"))
@@ -118,8 +118,8 @@ def _sweep(name: str, fields: dict[str, Any]) -> list[NamedEdit]:
 
 
 def _between(what: str, ends: object, share: float) -> float:
-    numbers = isinstance(ends, list | tuple) and len(ends) == 2 and all(isinstance(v, int | float) for v in ends)
-    if not numbers:
+    pair = list(ends) if isinstance(ends, list | tuple) else []
+    if len(pair) != 2 or not all(isinstance(value, int | float) for value in pair):
         raise ValueError(f"{what} is {ends!r}: give the first value and the last, for example [-25, 25]")
-    first, last = ends  # type: ignore[misc]  # two numbers, see above
+    first, last = pair
     return float(first + (last - first) * share)

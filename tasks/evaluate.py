@@ -20,10 +20,10 @@ from models.face3d.parameters import FaceParameters
 from models.face3d.rotations import axis_angle_matrix
 from models.images import decode_png
 from storage.canonical import digest_of
-from storage.records import RECORD, Record, commit_record, committed, read_record
+from storage.records import Record, commit_record, committed, read_record
 from storage.stores import Store, open_store
 from tasks.edit_config import EvaluateConfig
-from tasks.edit_identity import find_identity
+from tasks.edit_identity import find_edits, find_identity
 from tasks.extract import Mapper
 from tasks.generation import RowFailed
 from tasks.preset import Preset
@@ -166,21 +166,5 @@ def evaluate_task(preset: Preset, identity_id: str | None, edits_uri: str | None
     """Edits of an identity → figures."""
     store = open_store(root)
     if edits_uri is None:
-        identity = find_identity(store, identity_id)
-        edits_uri = _only_edits(store, identity)
+        edits_uri = find_edits(find_identity(store, identity_id))
     return evaluate(preset, edits_uri, store)
-
-
-def _only_edits(root: Store, identity: str) -> str:
-    """The edits of an identity. Raises ValueError where there are none, or several to choose from."""
-    names = [i.key.split("/")[0] for i in root.child("edits").list() if i.key.endswith(f"/{RECORD}")]
-    found = [
-        uri
-        for uri in (root.child(f"edits/{name}").uri for name in names)
-        if committed(uri).facts["identity"] == identity
-    ]
-    if len(found) != 1:
-        raise ValueError(
-            f"{identity} has {len(found)} sets of edits; run edit-identity, or give edits_uri: {', '.join(found) or 'none yet'}"
-        )
-    return found[0]

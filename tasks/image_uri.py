@@ -12,6 +12,7 @@ MAX_LENGTH = 1024
 # Comma-separated; "*" allows every bucket the credentials can read, which is right on one's own machine.
 BUCKETS_VARIABLE = "INSTAFACE_IMAGE_BUCKETS"
 FOLDERS_VARIABLE = "INSTAFACE_IMAGE_FOLDERS"
+DRIVER_PATTERN = r"^(embedded:portrait|(s3://[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]/|file:///|[A-Za-z0-9_~./])[^\x00-\x1f\x7f]*)$"
 # The same rules, as far as a JSON schema can say them: Prefect's API refuses what does not match before a run exists.
 PATTERN = (
     r"^(embedded:portrait"
@@ -24,8 +25,8 @@ class BadImageUri(ValueError):
     """An image_uri that this installation does not read."""
 
 
-def check_image_uri(uri: str) -> tuple[str, str]:
-    """Validate and split an image URI into (store URI, name).
+def check_image_uri(uri: str, *, exists: bool = True) -> tuple[str, str]:
+    """Validate and split an image URI into (store URI, name). Without `exists`, a local file need not be there.
 
     `embedded:portrait` is the public-domain portrait; a plain path is a local file.
 
@@ -42,7 +43,7 @@ def check_image_uri(uri: str) -> tuple[str, str]:
         raise BadImageUri(
             f"image_uri={uri!r}: only s3://bucket/key and local files are read (no HTTP); upload the photograph first"
         )
-    return _check_file(uri)
+    return _check_file(uri, exists)
 
 
 def read_image_uri(uri: str) -> bytes:
@@ -63,6 +64,22 @@ def read_image_uri(uri: str) -> bytes:
             f"image_uri={uri!r}: {info.size / 2**20:.1f} MiB is more than the allowed {MAX_BYTES / 2**20:.0f} MiB"
         )
     return store.read(name)
+
+
+def read_drivers(uri: str) -> list[tuple[str, bytes]]:
+    """Name and bytes of one photograph, or of every photograph in a folder or `s3://` prefix, in the order of names.
+
+    Raises:
+        BadImageUri: not allowed, absent, empty, or one of them is too large.
+    """
+    if uri == EMBEDDED or Path(unquote(uri)).suffix.lower() in PICTURE_SUFFIXES:
+        return [(uri, read_image_uri(uri))]
+    folder = uri.rstrip("/") + "/"
+    store = open_store(check_image_uri(f"{folder}any.png", exists=False)[0])
+    names = [info.key for info in store.list() if Path(info.key).suffix.lower() in PICTURE_SUFFIXES]
+    if not names:
+        raise BadImageUri(f"driver {uri!r}: no JPEG, PNG or WebP file is there. Give a photograph, or a folder of frames")
+    return [(folder + name, read_image_uri(folder + name)) for name in sorted(names)]
 
 
 def _check_text(uri: str) -> None:
@@ -90,13 +107,13 @@ def _check_s3(uri: str) -> tuple[str, str]:
     return f"s3://{bucket}/{folder}".rstrip("/"), name
 
 
-def _check_file(uri: str) -> tuple[str, str]:
+def _check_file(uri: str, exists: bool) -> tuple[str, str]:
     path = Path(uri.removeprefix("file://")).expanduser().resolve()
     folders = [
         Path(f.strip()).expanduser().resolve() for f in os.environ.get(FOLDERS_VARIABLE, "").split(",") if f.strip()
     ]
     if folders and not any(path.is_relative_to(folder) for folder in folders):
         raise BadImageUri(f"image_uri={uri!r} lies outside the allowed folders ({', '.join(map(str, folders))})")
-    if not path.is_file():
+    if exists and not path.is_file():
         raise BadImageUri(f"image_uri={uri!r}: there is no such file. Check the path")
     return str(path.parent), path.name

@@ -10,7 +10,7 @@ from pathlib import Path
 import ray
 
 from storage.seaweed import SeaweedServer
-from storage.stores import open_store
+from storage.stores import Store, open_store
 from tasks.ray_pool import ray_session
 
 ROOT_VARIABLE = "INSTAFACE_ROOT"
@@ -41,9 +41,19 @@ def workspace(root: str | None = None, *, cpus: int | None = None) -> Iterator[W
     Raises:
         NotEnoughDisk, StorageError: one sentence, before any work starts.
     """
-    uri = check_root(root or os.environ.get(ROOT_VARIABLE) or str((HOME / "store").resolve()))
+    uri = check_root(root or default_root())
     with ray_session(cpus):
         yield Workspace(root=uri, workers=max(1, int(ray.cluster_resources().get("CPU", 1))))
+
+
+def default_root() -> str:
+    """INSTAFACE_ROOT, else `.instaface/store` in the working directory."""
+    return os.environ.get(ROOT_VARIABLE) or str((HOME / "store").resolve())
+
+
+def store_at(root: str | None) -> Store:
+    """The checked store below `root`, by default the project's own. Raises NotEnoughDisk, StorageError."""
+    return open_store(check_root(root or default_root()))
 
 
 def check_root(root: str) -> str:

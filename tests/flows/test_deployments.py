@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ["preprocess-ffhq", "train-stage1", "finetune-identity", "edit-identity", "evaluate"]
+NAMES = ["preprocess-ffhq", "train-stage1", "finetune-identity", "edit-identity", "erase-identity", "evaluate"]
 
 pytestmark = pytest.mark.slow
 
@@ -115,8 +115,8 @@ def test_the_documented_commands_make_an_identity_and_its_edits(prefect: Prefect
         "--param", f"edits={edits}", "--param", "preset=debug", "--watch",
     )  # fmt: skip
     assert edit.returncode == 0, edit.stdout + edit.stderr + (prefect.home / "worker.log").read_text()
-    assert len(list((prefect.home / "store" / "identities" / "eileen").rglob("record.json"))) == 1
-    manifests = list((prefect.home / "store" / "edits").rglob("record.json"))
+    assert len(list((prefect.home / "store" / "identities" / "eileen").glob("*/record.json"))) == 1
+    manifests = list((prefect.home / "store" / "identities" / "eileen").glob("*/edits/*/record.json"))
     assert [image["name"] for image in json.loads(manifests[0].read_text())["facts"]["images"]] == ["left"]
 
 

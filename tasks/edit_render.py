@@ -1,0 +1,277 @@
+"""The process that renders edits: parameters → condition maps → latents → images, for one identity after another."""
+
+import copy
+import functools
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.diffusion.adaptation import AdaptationConfig, load_adaptation
+from models.diffusion.editor import InstaFace
+from models.diffusion.sampling import BackgroundLock, head_region, sample
+from models.encoders.codec import LatentCodec, mode
+from models.face3d.editing import apply_edit, transfer
+from models.face3d.maps import ConditionMaps
+from models.face3d.parameters import FaceParameters
+from models.face3d.paste_back import paste_back
+from models.face3d.temporal import smooth_frames
+from models.images import decode_png, encode_png, read_image
+from models.provenance import Provenance, stamp
+from storage.canonical import digest_of
+from storage.records import Record, commit_record, committed
+from storage.stores import Store
+from tasks.array_bytes import from_npy, from_safetensors
+from tasks.edit_requests import NamedEdit
+from tasks.encode import map_latents
+from tasks.extract import Mapper
+from tasks.frozen import load_codec
+from tasks.pictures import contact_sheet, to_pixels
+from tasks.preset import Preset
+from tasks.shard import Aligner
+from tasks.train_state import load_networks
+
+Pixels = NDArray[np.uint8]
+FRAME_MILLISECONDS = 80
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Driver:
+    """A photograph whose pose, expression or light is taken."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EditJob:
+    """One identity of a request."""
+
+    identity: str
+    """URI of its record."""
+    home: Store
+    """Where its edits go."""
+    photograph: bytes | None
+    """To paste into, where that was asked for."""
+
+
+def render_edits(
+    preset: Preset,
+    jobs: Sequence[EditJob],
+    edits: Sequence[NamedEdit],
+    drivers: Sequence[Driver],
+    take: Sequence[str],
+    mailbox: Any,
+) -> None:
+    """All edits of all identities of one request, in one process; each identity is committed when it is done."""
+    mapper, codec = Mapper(preset.extract), load_codec(preset.encode.codec)
+    base = functools.cache(lambda uri: load_networks(committed(uri)))
+    mailbox.put.remote({"step": 0, "note": "driver photographs" if drivers else "condition maps"})
+    driving = driver_parameters(preset, mapper, drivers)
+    for number, job in enumerate(jobs):
+        identity = committed(job.identity)
+        model = load_identity(identity, copy.deepcopy(base(str(identity.facts["lineage"]["base"]))))
+
+        def report(done: int, note: str, before: int = number * len(edits)) -> None:
+            mailbox.put.remote({"step": before + done, "note": note})
+
+        render_identity(preset, job, model, codec, mapper, edits, driving, take, report)
+
+
+def render_identity(
+    preset: Preset,
+    job: EditJob,
+    model: InstaFace,
+    codec: LatentCodec,
+    mapper: Mapper,
+    edits: Sequence[NamedEdit],
+    driving: Sequence[FaceParameters],
+    take: Sequence[str],
+    report: Any,
+) -> None:
+    """All edits of one identity → its record."""
+    identity = committed(job.identity)
+    source = read_parameters({name: identity.read(name) for name in ("params.npy", "texture.png")})
+    face = mapper.estimator.model
+    wanted = [
+        apply_edit(
+            face, transfer(face, source, driving[one.frame], take) if one.frame is not None else source, one.edit
+        )
+        for one in edits
+    ]
+    size = picture_side(identity)
+    maps = [mapper.estimator.maps(parameters, size) for parameters in wanted]
+    photographed = mapper.estimator.maps(source, size)
+    images = denoise(preset, identity, model, codec, maps, photographed, [one.name for one in edits], report)
+    files, listed = _files(identity, edits, images, maps, wanted)
+    if job.photograph is not None:
+        full = read_image(job.photograph, "the photograph")
+        for entry, pixels, asked in zip(listed, images, maps, strict=True):
+            entry["full"] = entry["image"].replace(".png", ".full.png")
+            files[entry["full"]] = stamp(
+                encode_png(_pasted(full, pixels, identity, asked, photographed)),
+                provenance_of(identity, entry["name"], composite=True),
+            )
+    films = _films(identity, edits, images)
+    files |= dict(films.values())
+    shown = [(one.name, pixels) for one, pixels in zip(edits, images, strict=True)]
+    if "image.png" in identity.files:
+        shown.insert(0, ("photograph", decode_png(identity.read("image.png"))))
+    files["grid.png"] = stamp(contact_sheet(shown, columns=4), provenance_of(identity, "contact sheet"))
+    facts = {
+        "identity": job.identity, "images": listed, "films": {name: file for name, (file, _) in films.items()},
+        "config": asdict(preset.edit), "take": list(take),
+    }  # fmt: skip
+    commit_record(job.home, files, facts)
+
+
+@torch.no_grad()
+def denoise(
+    preset: Preset,
+    identity: Record,
+    model: InstaFace,
+    codec: LatentCodec,
+    maps: Sequence[ConditionMaps],
+    photographed: ConditionMaps,
+    names: Sequence[str],
+    report: Any,
+) -> list[Pixels]:
+    """One image (S, S, 3) for each set of edited maps, `config.batch` at a time."""
+    config = preset.edit
+    device = torch.device("cuda" if config.gpu else "cpu")
+    model = model.to(device).eval()
+    tokens = model.tokens(*(_feature(identity, name).to(device) for name in ("semantic", "face")))
+    moments = _feature(identity, "moments") if "moments.npy" in identity.files else None
+    reference = map_latents(codec, [photographed]).to(device)
+    key = str(identity.facts["lineage"]["image_sha256"])[:16]
+    images: list[Pixels] = []
+    for start in range(0, len(maps), config.batch):
+        some = maps[start : start + config.batch]
+        locked = config.background_lock and moments is not None
+        made = sample(
+            model, codec, map_latents(codec, some).to(device), tokens, keys=[key] * len(some), seed=config.seed,
+            steps=config.steps, solver=config.solver,  # type: ignore[arg-type]  # checked by EditConfig
+            lock=_lock(some, photographed, moments, reference) if locked and moments is not None else None,
+            reference=reference if config.reference_scale != 1 else None, reference_scale=config.reference_scale,
+        )  # fmt: skip
+        images += [to_pixels(one) for one in made]
+        report(len(images), names[len(images) - 1])
+    return images
+
+
+def driver_parameters(preset: Preset, mapper: Mapper, drivers: Sequence[Driver]) -> list[FaceParameters]:
+    """Parameters of each driver photograph; those of several, the frames of a film, are smoothed over time.
+
+    Raises:
+        BadImage, RowFailed: a photograph that cannot be used, by its name.
+    """
+    aligner = Aligner(preset.shard) if drivers else None
+    found = []
+    for driver in drivers:
+        aligned = aligner.align(driver.data, driver.name)  # type: ignore[union-attr]  # there are drivers
+        found.append(read_parameters(mapper.maps(decode_png(aligned["image.png"]), driver.name)))
+    return list(smooth_frames(found)) if len(found) > 1 else found
+
+
+def read_parameters(files: Mapping[str, bytes]) -> FaceParameters:
+    """The parameters of a maps sample, with their UV albedo where the estimator has one."""
+    parameters = FaceParameters.from_npy(files["params.npy"])
+    albedo = decode_png(files["texture.png"])
+    return parameters.replaced(albedo=albedo) if albedo.shape[0] > 1 else parameters
+
+
+def load_identity(identity: Record, base: InstaFace) -> InstaFace:
+    """The base model, changed in place by what the identity changed."""
+    config = identity.facts["lineage"]["config"]
+    adaptation = AdaptationConfig(
+        kind=config["method"], rank=config["rank"], split_projection=config.get("split_projection", False)
+    )
+    load_adaptation(base, adaptation, from_safetensors(identity.read("weights.safetensors")))
+    return base
+
+
+def picture_side(identity: Record) -> int:
+    """Side of the identity's pictures; records written before it was noted have the picture itself."""
+    noted = identity.facts.get("size")
+    return int(noted) if noted is not None else decode_png(identity.read("image.png")).shape[0]
+
+
+def provenance_of(identity: Record, edit: str, *, composite: bool = False) -> Provenance:
+    """What a picture of an identity says about itself; digests only."""
+    return Provenance(
+        software=f"InstaFace {version('instaface')}",
+        model=str(identity.facts["lineage"].get("base_digest", "not noted")),
+        identity=digest_of({name: entry["sha256"] for name, entry in identity.files.items()}),
+        edit=edit,
+        composite=composite,
+    )
+
+
+def _feature(identity: Record, name: str) -> torch.Tensor:
+    return torch.from_numpy(from_npy(identity.read(f"{name}.npy"))).float()[None]
+
+
+def _lock(
+    edited: Sequence[ConditionMaps], source: ConditionMaps, moments: torch.Tensor, like: torch.Tensor
+) -> BackgroundLock:
+    size = (like.shape[-2], like.shape[-1])
+    free = head_region(_masks([source]).expand(len(edited), -1, -1, -1), _masks(edited), size=size)
+    return BackgroundLock(source=mode(moments).to(like), free=free.to(like))
+
+
+def _masks(maps: Sequence[ConditionMaps]) -> torch.Tensor:
+    return torch.from_numpy(np.stack([m.mask for m in maps]))[:, None].float()
+
+
+def _pasted(
+    photograph: Pixels, edited: Pixels, identity: Record, asked: ConditionMaps, photographed: ConditionMaps
+) -> Pixels:
+    quad = json.loads(identity.read("meta.json"))["quad"]
+    if quad is None:  # the photograph was the aligned square itself
+        height, width = photograph.shape[:2]
+        quad = np.array([[0, 0], [0, height], [width, height], [width, 0]]) - 0.5
+    region = head_region(_masks([asked]), _masks([photographed]), size=edited.shape[:2])
+    return paste_back(photograph, edited, quad, region[0, 0].numpy() > 0)
+
+
+def _files(
+    identity: Record,
+    edits: Sequence[NamedEdit],
+    images: Sequence[Pixels],
+    maps: Sequence[ConditionMaps],
+    wanted: Sequence[FaceParameters],
+) -> tuple[dict[str, bytes], list[dict[str, str]]]:
+    files: dict[str, bytes] = {}
+    listed = []
+    for number, (one, pixels, asked, parameters) in enumerate(zip(edits, images, maps, wanted, strict=True)):
+        stem = f"{number:03d}"
+        files[f"{stem}.png"] = stamp(encode_png(pixels), provenance_of(identity, one.edit.to_json()))
+        files[f"{stem}.params.npy"] = parameters.to_npy()
+        files |= {f"{stem}.{name}": data for name, data in asked.encode().items() if name != "mask.png"}
+        listed.append(
+            {"name": one.name, "image": f"{stem}.png", "render": f"{stem}.render.png", "params": f"{stem}.params.npy"}
+        )
+    return files, listed
+
+
+def _films(identity: Record, edits: Sequence[NamedEdit], images: Sequence[Pixels]) -> dict[str, tuple[str, bytes]]:
+    """File name and GIF of each sweep: there and back."""
+    names = list(dict.fromkeys(one.sweep for one in edits if one.sweep is not None))
+    films = {}
+    for number, name in enumerate(names):
+        frames = [Image.fromarray(p) for one, p in zip(edits, images, strict=True) if one.sweep == name]
+        if all(one.frame is None for one in edits if one.sweep == name):
+            frames += frames[-2:0:-1]
+        buffer = io.BytesIO()
+        frames[0].save(
+            buffer, "GIF", save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0, disposal=1
+        )
+        films[name] = (f"film-{number:03d}.gif", stamp(buffer.getvalue(), provenance_of(identity, name)))
+    return films
