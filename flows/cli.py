@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows.cli_images import expressions_app, verify_image
+from flows.cli_runs import runs_app, show_plan
 from flows.cli_upkeep import assets_app, storage_app
 
 app = typer.Typer(
@@ -20,12 +21,21 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(storage_app, name="storage")
 app.add_typer(assets_app, name="assets")
+app.add_typer(runs_app, name="runs")
 app.add_typer(expressions_app, name="expressions")
 app.command("verify-image")(verify_image)
 console = Console(stderr=True, highlight=False)
 
 PresetChoice = Literal["tiny", "debug", "open", "paper"]
-FLOWS = ("preprocess-ffhq", "train-stage1", "finetune-identity", "edit-identity", "erase-identity", "evaluate")
+FLOWS = (
+    "preprocess-ffhq",
+    "redrive-quarantine",
+    "train-stage1",
+    "finetune-identity",
+    "edit-identity",
+    "erase-identity",
+    "evaluate",
+)
 
 
 @app.command()
@@ -69,16 +79,24 @@ def demo(
 def run(
     flow_name: Annotated[str, typer.Argument(help=f"One of: {', '.join(FLOWS)}")],
     param: Annotated[list[str] | None, typer.Option("--param", "-p", help="name=value; a value may be JSON")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="train-stage1: only say what the training will be and cost")
+    ] = False,
 ) -> None:
     """Run a flow here and now, with the parameters of its deployment."""
     if flow_name not in FLOWS:
         raise ValueError(f"there is no flow {flow_name!r}: choose one of {', '.join(FLOWS)}")
+    if dry_run:
+        if flow_name != "train-stage1":
+            raise ValueError(f"--dry-run is for train-stage1; {flow_name} has none")
+        show_plan(parse_parameters(param or []))
+        return
     from importlib import import_module
 
     _quiet_services()
     module = flow_name.replace("-", "_")
     flow = getattr(import_module(f"flows.{module}"), module)
-    parameters = parse_parameters(param or [])
+    parameters = parse_parameters([*(param or []), *(["plan=true"] if plan else [])])
     flow.validate_parameters(parameters)  # before a server is started for a run that cannot be
     result = flow(**parameters)
     print(json.dumps(result, indent=2, sort_keys=True))
@@ -147,8 +165,12 @@ def main() -> None:
     try:
         app()
     except Exception as error:
+        from tasks.train_stage1 import TrainingStopped
         from tasks.user_errors import sentence
 
+        if isinstance(error, TrainingStopped):  # asked for, and saved: no failure
+            console.print(escape(str(error)), soft_wrap=True)
+            return
         text = sentence(error)
         if text is None or os.environ.get("INSTAFACE_TRACEBACK"):
             raise

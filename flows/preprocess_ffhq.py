@@ -11,6 +11,7 @@ from flows.parameters import PresetName, Root, Source
 from flows.stage_tables import publish_generations
 from tasks.encode import encode_task
 from tasks.extract import extract_task
+from tasks.plan import plan_task
 from tasks.preset import Preset
 from tasks.ray_pool import cluster_pool
 from tasks.shard import shard_task
@@ -32,6 +33,12 @@ Flip = Annotated[
     Field(description="Mirror images too: stored as maps and features, or as features only, made while encoding"),
 ]
 Workers = Annotated[int | None, Field(description="Ray actors a stage; all CPUs (or GPU shares) by default", ge=1)]
+Changes = Annotated[
+    dict[str, Any] | None,
+    Field(
+        description="Fields of the preset's shard configuration to set otherwise, such as near_duplicates or several_faces"
+    ),
+]
 Gpus = Annotated[float, Field(description="Share of a GPU for each actor that can use one; 0.25 is four a GPU", ge=0)]
 
 
@@ -45,13 +52,19 @@ def preprocess_ffhq(
     identity: Identity = "content",
     flip: Flip = "none",
     gpus: Gpus = 0.0,
-    changes: Annotated[
-        dict[str, Any] | None, Field(description="Fields of the preset's shard configuration to set otherwise")
-    ] = None,
+    changes: Changes = None,
+    plan: Annotated[
+        bool,
+        Field(
+            description="Only say what it would take: shards, bytes, time, disk; refuses where the disk is too small"
+        ),
+    ] = False,
 ) -> dict[str, Any]:
     """Photographs → feature shards. A rerun with the same photographs and configuration redoes nothing."""
     configuration = configured(preset, flip, changes)
     photographs = SourceConfig(source=source, layout=layout, identity=identity)
+    if plan:
+        return plan_task(configuration, photographs, root, workers)
     return run_stages(configuration, photographs, root, workers, gpus)
 
 

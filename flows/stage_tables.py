@@ -13,6 +13,9 @@ from tasks.finetune_identity import Identity
 from tasks.generation import OK, Generation
 from tasks.identity_card import shown
 
+MOST_REFUSED = 500
+"""Rows of an artifact; status.parquet has all of them."""
+
 
 def publish_generations(generations: Sequence[Generation]) -> None:
     """One table of the stages, one of the rows that were not used."""
@@ -32,8 +35,11 @@ def publish_generations(generations: Sequence[Generation]) -> None:
         if row.status != OK
     ]
     if refused:
+        more = f"; the first {MOST_REFUSED} of {len(refused)}" if len(refused) > MOST_REFUSED else ""
         create_table_artifact(
-            key="rows-not-used", table=refused, description="Inputs that were not used, with the reason"
+            key="rows-not-used",
+            table=refused[:MOST_REFUSED],
+            description=f"Inputs that were not used, with the reason{more}",
         )
 
 

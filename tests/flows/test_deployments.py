@@ -14,7 +14,10 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ["preprocess-ffhq", "train-stage1", "finetune-identity", "edit-identity", "erase-identity", "evaluate"]
+NAMES = [
+    "preprocess-ffhq", "redrive-quarantine", "train-stage1", "finetune-identity", "edit-identity", "erase-identity",
+    "evaluate",
+]  # fmt: skip
 
 pytestmark = pytest.mark.slow
 

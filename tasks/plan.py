@@ -1,0 +1,177 @@
+"""plan: what preprocessing a source would take, from a probe of a few photographs on this machine, before anything starts."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+
+from models.face3d.maps import ConditionMaps
+from models.images import BadImage, decode_png
+from storage.stores import Store
+from tasks.array_bytes import from_npy
+from tasks.encode import Featurizer
+from tasks.extract import Mapper
+from tasks.preset import Preset
+from tasks.progress import in_prefect_run
+from tasks.rows import RowFailed
+from tasks.shard import Aligner, with_facts
+from tasks.sources import Photo, SourceConfig, list_photos, read_photo
+from tasks.workspace import store_at
+
+PROBE = 20
+# A tar header and padding for every field, and the row's line in index, unit record and status table.
+_BYTES_A_ROW = 6 * 1024
+_ROOM_TO_SPARE = 1.1
+Result = TypeVar("Result")
+
+
+class PlanTooLarge(ValueError):
+    """The result would not fit on the disk."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageEstimate:
+    stage: str
+    rows: int
+    shards: int
+    bytes: int
+    seconds_a_row: float
+    """Of one core."""
+    minutes: float
+    """On all actors."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    photographs: int
+    probed: int
+    failed: Mapping[str, int]
+    """Probed photographs that cannot be used, by status."""
+    actors: int
+    stages: Sequence[StageEstimate]
+    bytes: int
+    free: int | None
+    """Bytes free where the results would lie; None on S3, which does not tell."""
+    minutes: float
+    listing_seconds: float
+
+
+def estimate(preset: Preset, source: SourceConfig, root: Store, actors: int) -> Estimate:
+    """List the source, run PROBE photographs spread over it through all stages, and extrapolate.
+
+    Raises:
+        PlanTooLarge: the disk cannot take the result.
+        NoPhotos: there is nothing to do.
+    """
+    began = time.monotonic()
+    photos = list_photos(source, root)
+    listing = time.monotonic() - began
+    chosen = [photos[i * len(photos) // min(PROBE, len(photos))] for i in range(min(PROBE, len(photos)))]
+    probe = _Probe(preset)
+    for photo in chosen:
+        probe.take(photo)
+    twice = {"maps": preset.extract.flip, "features": preset.extract.flip or preset.encode.flip}
+    stages = []
+    usable = len(photos)
+    for stage, shown in probe.shown.items():
+        good = [size for size in shown.sizes if size]
+        rows = usable * (2 if twice.get(stage) else 1)
+        usable = round(usable * len(good) / max(len(shown.sizes), 1))
+        kept = usable * (2 if twice.get(stage) else 1)
+        seconds = sum(shown.seconds) / max(len(shown.seconds), 1)
+        stages.append(
+            StageEstimate(
+                stage=stage, rows=rows, shards=-(-len(photos) // preset.shard.samples_per_shard),
+                bytes=round(kept * (sum(good) / max(len(good), 1) + _BYTES_A_ROW)), seconds_a_row=round(seconds, 4),
+                minutes=round(rows * seconds / actors / 60, 2),
+            )
+        )  # fmt: skip
+    total = Estimate(
+        photographs=len(photos), probed=len(chosen), failed=probe.failed, actors=actors, stages=stages,
+        bytes=sum(one.bytes for one in stages), free=_free(root), listing_seconds=round(listing, 2),
+        minutes=round(sum(one.minutes for one in stages), 2),
+    )  # fmt: skip
+    _refuse_small_disk(total, root)
+    return total
+
+
+def _free(root: Store) -> int | None:
+    place = root.local_path("manifest.json")
+    return None if place is None else shutil.disk_usage(next(p for p in place.parents if p.exists())).free
+
+
+def _refuse_small_disk(total: Estimate, root: Store) -> None:
+    if total.free is not None and total.bytes * _ROOM_TO_SPARE > total.free:
+        raise PlanTooLarge(
+            f"{total.photographs:,} photographs would need about {total.bytes * _ROOM_TO_SPARE / 2**30:.1f} GiB below "
+            f"{root.uri}, which has {total.free / 2**30:.1f} GiB free: free some space, or choose another root"
+        )
+
+
+class _Shown:
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        """Bytes of each sample, 0 for a row that failed."""
+        self.seconds: list[float] = []
+
+
+class _Probe:
+    """All three stages in this process. The first row of each is not timed: it loads models and compiles."""
+
+    def __init__(self, preset: Preset) -> None:
+        self.preset = preset
+        self.aligner, self.mapper, self.featurizer = (
+            Aligner(preset.shard), Mapper(preset.extract), Featurizer(preset.encode),
+        )  # fmt: skip
+        self.shown = {stage: _Shown() for stage in ("images", "maps", "features")}
+        self.failed: dict[str, int] = {}
+
+    def take(self, photo: Photo) -> None:
+        try:
+            image = self._timed("images", lambda: self._aligned(photo))
+            maps = self._timed("maps", lambda: self._mapped(image, photo))
+            self._timed("features", lambda: self._encoded(image, maps))
+        except (RowFailed, BadImage) as error:
+            status = getattr(error, "status", "corrupt")
+            self.failed[status] = self.failed.get(status, 0) + 1
+
+    def _timed(self, stage: str, work: Callable[[], Mapping[str, bytes]]) -> Mapping[str, bytes]:
+        shown = self.shown[stage]
+        shown.sizes.append(0)
+        began = time.perf_counter()
+        sample = work()
+        if len(shown.sizes) > 1:
+            shown.seconds.append(time.perf_counter() - began)
+        shown.sizes[-1] = sum(map(len, sample.values()))
+        return sample
+
+    def _aligned(self, photo: Photo) -> dict[str, bytes]:
+        sample = self.aligner.align(read_photo(photo), photo.source, aligned=photo.aligned, landmarks=photo.landmarks)
+        return with_facts(sample, photo, self.preset.shard)
+
+    def _mapped(self, image: Mapping[str, bytes], photo: Photo) -> dict[str, bytes]:
+        pixels, mesh = decode_png(image["image.png"]), from_npy(image["mesh.npy"])
+        return self.mapper.maps(pixels, photo.source, photo.truth, mesh)
+
+    def _encoded(self, image: Mapping[str, bytes], maps: Mapping[str, bytes]) -> dict[str, bytes]:
+        mesh = from_npy(maps["landmarks.npy"])
+        return self.featurizer.features(decode_png(image["image.png"]), ConditionMaps.decode(maps), mesh)
+
+
+@task(name="plan", persist_result=False)
+def plan_task(preset: Preset, source: SourceConfig, root: str | None, workers: int | None) -> dict[str, Any]:
+    """What it would take; nothing is written but what listing remembers."""
+    store = store_at(root)
+    found = estimate(preset, source, store, workers or os.cpu_count() or 1)
+    if in_prefect_run():
+        create_table_artifact(
+            key="plan",
+            table=[asdict(stage) for stage in found.stages],
+            description=f"{found.photographs:,} photographs: {found.bytes / 2**30:.2f} GiB, {found.minutes:.1f} min",
+        )
+    return asdict(found)
