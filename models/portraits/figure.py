@@ -18,7 +18,7 @@ from models.face3d.scanline import scan
 from models.face3d.skinning import vertex_normals
 from models.portraits.clothes import clothes_surface, clothes_texture
 from models.portraits.glasses import glasses_frame, glasses_lenses
-from models.portraits.hair import hair_surfaces, hair_texture
+from models.portraits.hair import HANGING, hair_surfaces, hair_texture
 from models.portraits.people import Person
 from models.portraits.skin import albedo_of, beard_density, noise
 from models.portraits.surface import Surface
@@ -66,6 +66,8 @@ class Figure:
     """(H, 3) in the head's frame."""
     hair_faces: int
     """Triangles that are hair: the last ones."""
+    loose: bool
+    """Whether hair hangs, so that what is behind the head shows between its ends."""
     lenses: Surface | None
     open: Floats
     """(V, D) how much of each direction's light arrives at each vertex at rest, cosine included."""
@@ -115,6 +117,7 @@ def figure_of(person: Person) -> Figure:
         clothes=of(CLOTH),
         hair=of(HAIR),
         hair_faces=sum(len(one.faces) for one in hair),
+        loose=person.hair.style in HANGING,
         lenses=glasses_lenses(person.glasses, rest) if person.glasses else None,
         open=opened,
         whole=free,
@@ -125,7 +128,7 @@ def _whisker_length(person: Person, carried: Ints) -> Floats:
     """(W,) metres; slightly below the skin at the beard's edge, so that it ends in the skin."""
     beard = person.beard
     density = beard_density(load_open_head().model.template[carried], "full" if beard.style == "short" else beard.style)
-    return np.asarray(beard.length * np.clip(density * 1.15, 0, 1) ** 0.7 - 0.0009, np.float32)
+    return np.asarray(beard.length * np.clip(density * 1.15, 0, 1) ** 1.3 - 0.0007, np.float32)
 
 
 def neutral_parameters(person: Person) -> FaceParameters:

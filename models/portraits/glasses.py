@@ -29,8 +29,8 @@ def glasses_frame(glasses: Glasses, vertices: Floats) -> Surface:
     points = landmark_points(load_open_head().model, vertices, "full68").astype(np.float64)
     for rim, side in zip(rims, (1.0, -1.0), strict=True):
         hinge = rim[np.argmax(rim[:, 0] * side + 0.3 * rim[:, 1])]
-        ear = points[16 if side > 0 else 0] + np.array([side * 0.008, 0.016, -0.025])
-        corner = np.array([max(abs(hinge[0]) + 0.003, abs(ear[0]) - 0.006) * side, hinge[1], hinge[2] - 0.012])
+        ear = points[16 if side > 0 else 0] + np.array([side * 0.005, 0.016, -0.02])
+        corner = np.array([hinge[0] + 0.002 * side, hinge[1], hinge[2] - 0.008])
         path = np.concatenate([hinge + share * (corner - hinge), (corner + share * (ear - corner))[1:]])
         parts.append(tube_surface(path, glasses.thickness * 0.9, 6, closed=False))
     return joined(parts)

@@ -14,7 +14,10 @@ from models.portraits.skin import noise, scalp_height
 from models.portraits.skull import CENTRE, SkullRadii
 from models.portraits.surface import Surface, grid_surface, sphere_surface
 
-__all__ = ["hair_surfaces", "hair_texture"]
+__all__ = ["HANGING", "hair_surfaces", "hair_texture"]
+
+HANGING: Final = ("bob", "fringe_bob", "long", "long_wavy", "long_curly")
+"""Styles whose hair hangs beside the face."""
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -67,7 +70,9 @@ def _style(hair: Hair) -> _Style | None:
         "crop": _Style(top=0.013, side=0.004, back=0.005, fringe=0.16 + 0.1 * length, tilt=0.45),
         "quiff": _Style(top=0.020, side=0.005, back=0.007, quiff=0.022 + 0.012 * length, taper=0.25),
         "side": _Style(top=0.020, side=0.009, back=0.009, quiff=0.010, sweep=0.12 + 0.15 * length, lean=0.5, taper=0.6),
-        "curly": _Style(top=0.030, side=0.018, back=0.02, bumps=0.007, curl_cells=16, fringe=0.10 * length, taper=0.35),
+        "curly": _Style(
+            top=0.026, side=0.015, back=0.02, bumps=0.006, curl_cells=16, fringe=0.03 + 0.16 * length, taper=0.6
+        ),
         "afro": _Style(
             top=0.050 + 0.03 * length, side=0.042 + 0.03 * length, back=0.05, bumps=0.004, curl_cells=26, taper=0.25
         ),
@@ -171,6 +176,8 @@ def _ends(hair: Hair, style: _Style, signed: Doubles, line: Doubles, rng: Genera
         end = end + (np.maximum(leave, end * 0 + 1.45) - end) * hanging
         full = 0.05 - style.hang
         drop = hanging**1.5 * full * (1 + 0.03 * jag)
+    if style.bare_top:
+        end = style.bare_top + (end - style.bare_top) * _smooth(away, 1.0, 1.25)
     return np.maximum(end, 0.05), np.maximum(drop, 0.0)
 
 
@@ -202,7 +209,7 @@ def _thickness(
     fade = style.taper * _smooth(share, 0.72, 1.0) * (1 - hangs[None])
     thick = np.maximum(thick, 0.0015) * (1 - fade)
     if style.bare_top:
-        thick = thick * _smooth(share, 0.0, 0.3)
+        thick = thick * _smooth(share, 0.0, 0.3) * _smooth(np.abs(signed), 1.0, 1.3)[None]
     return np.asarray(np.maximum(thick, 0.0008))
 
 
@@ -257,8 +264,10 @@ def hair_texture(hair: Hair, height: int, width: int) -> Floats:
     rng = np.random.default_rng(hair.seed + 1)
     curly = hair.style in ("curly", "afro", "long_curly")
     if curly:
-        value = 0.16 * noise(rng, 40, across=100, size=height, width=width) + 0.12 * noise(
-            rng, height // 2, across=width // 2, size=height, width=width
+        value = (
+            0.10 * noise(rng, 20, across=70, size=height, width=width)
+            + 0.15 * noise(rng, 58, across=240, size=height, width=width)
+            + 0.08 * rng.standard_normal((height, width), np.float32)
         )
     else:
         value = (
@@ -276,6 +285,6 @@ def hair_texture(hair: Hair, height: int, width: int) -> Floats:
     strands = noise(rng, 1, across=width // 3, size=height, width=width) + 0.6 * noise(
         rng, 1, across=60, size=height, width=width
     )
-    reach = 0.93 + 0.035 * strands if not curly else 0.97 + 0.02 * strands
+    reach = 0.93 + 0.035 * strands if not curly else 0.985 + 0.02 * strands
     opacity = np.clip((reach - down) / 0.05 + 0.5, 0, 1)
     return np.asarray(np.dstack([colour, opacity]), np.float32)

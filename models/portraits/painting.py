@@ -63,7 +63,7 @@ def _gloss(kind: int, x: float, y: float, z: float, key: Floats) -> tuple[float,
         tx, ty, tz = x * y, -1.0 + y * y, y * z
         along = (tx * key[0] + ty * key[1] + tz * key[2]) / max(np.sqrt(tx * tx + ty * ty + tz * tz), 1e-3)
         sheen = max(1.0 - along * along, 0.0) ** 14 * max(z + 0.3, 0.0)
-        return (0.5 if kind == _HAIR else 0.15) * sheen, 0.03 * sheen
+        return (0.38 if kind == _HAIR else 0.15) * sheen, 0.025 * sheen
     if kind == _FRAME:
         return 0.0, 0.6 * aim**40 + 0.1 * rim
     if kind == _MOUTH:
@@ -125,14 +125,15 @@ def _seen(
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def paint_pixels(
     face: Ints, depth: Floats, hair: Ints, hair_depth: Floats, lens: Ints, lens_depth: Floats, vertices: Floats,
-    faces: Ints, hair_start: int, normals: Floats, received: Floats, corner_uvs: Floats, material: Bytes,
+    faces: Ints, hair_start: int, loose: bool, normals: Floats, received: Floats, corner_uvs: Floats, material: Bytes,
     facial: npt.NDArray[np.bool_], albedo: Bytes, atlas: Bytes, light: Floats, key: Floats, key_colour: Floats,
     iris: Floats, iris_radius: float, background: Floats, fine: int, out: Floats, head: Floats, front: Floats,
 ) -> None:  # fmt: skip
     """Fills out (S, S, 3), head and front (S, S; shares of each pixel) from fragments (S · fine, S · fine).
 
-    `hair` numbers triangles from `hair_start`, `lens` may be empty. `received` (V, 3) is the share of light that is
-    not shaded, `light` comes from `weighted_light`, `key` is the unit vector half between main light and camera.
+    `hair` numbers triangles from `hair_start` (`loose`: the background shows through its ends); `lens` may be empty.
+    `received` (V, 3) is the share of light that is not shaded, `light` comes from `weighted_light`, `key` is the unit
+    vector half between main light and camera.
     """
     size = out.shape[0]
     share = np.float32(1.0 / (fine * fine))
@@ -148,6 +149,8 @@ def paint_pixels(
                     hair[i, j] + hair_start, px, py, vertices, faces, normals, received, corner_uvs, _HAIR, albedo,
                     atlas, light, key, key_colour, iris, iris_radius, over, lit,
                 )  # fmt: skip
+            if f < 0 and opacity > 0 and not loose:
+                opacity = 1.0
             if opacity < 0.99:
                 if f < 0:
                     for k in range(3):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -26,8 +29,8 @@ _SHARES_M: Final = (10, 11, 17, 12, 10, 13, 9, 4, 1, 0.5, 2, 2, 1, 1.5, 2, 5)
 _SHARES_F: Final = (0.7, 1.5, 4, 3, 2, 4, 8, 7, 12, 11, 14, 13, 9, 7, 9, 0)
 _TONES: Final = np.array(
     [
-        (0.93, 0.78, 0.70), (0.89, 0.71, 0.61), (0.84, 0.65, 0.53), (0.77, 0.57, 0.45), (0.68, 0.48, 0.36),
-        (0.57, 0.38, 0.28), (0.46, 0.30, 0.215), (0.355, 0.225, 0.16), (0.27, 0.17, 0.125), (0.205, 0.13, 0.10),
+        (0.86, 0.71, 0.64), (0.84, 0.67, 0.575), (0.80, 0.61, 0.505), (0.74, 0.545, 0.43), (0.66, 0.465, 0.35),
+        (0.565, 0.38, 0.28), (0.47, 0.31, 0.225), (0.38, 0.245, 0.18), (0.305, 0.195, 0.148), (0.25, 0.16, 0.125),
     ]
 )  # fmt: skip
 _HAIR: Final = np.array(
@@ -175,11 +178,12 @@ def person_of(seed: int, number: int) -> Person:
     if number < 0:
         raise ValueError(f"people are numbered from 0, not {number}")
     rng = numpy_generator("portraits", seed, number, "person")
-    axes = load_open_head().model.shape_basis.shape[2]
-    shape = np.clip(rng.normal(0, 1.0, axes) * np.where(np.arange(axes) < 40, 1.0, 0.8), -2.4, 2.4)
-    male = float(np.clip(rng.beta(0.35, 0.35), 0, 1))
-    age = float(rng.beta(1.3, 1.9))
-    melanin = float(rng.random())
+    male = float(rng.beta(0.3, 0.3))
+    age = float(rng.beta(1.2, 2.0))
+    ancestry = rng.dirichlet([0.45, 0.45, 0.45])
+    # Skin goes along with ancestry, loosely: every mixture exists.
+    melanin = float(np.clip(ancestry @ np.array([0.78, 0.32, 0.17]) + rng.normal(0, 0.13), 0, 1))
+    shape = _shape(rng, male, age, ancestry)
     hair = _hair(rng, male, age, melanin)
     return Person(
         seed=seed,
@@ -192,6 +196,24 @@ def person_of(seed: int, number: int) -> Person:
         glasses=_glasses(rng) if rng.random() < 0.2 + 0.15 * age else None,
         clothes=_clothes(rng, male),
     )
+
+
+@cache
+def _traits() -> dict[str, FloatArray]:
+    """Trait → identity coefficients from its low to its high end (models/portraits/build_traits.py)."""
+    stored = json.loads((Path(__file__).parent / "data" / "traits.json").read_text(encoding="utf-8"))
+    return {name: np.array(codes) for name, codes in stored["traits"].items()}
+
+
+def _shape(rng: Generator, male: float, age: float, ancestry: FloatArray) -> FloatArray:
+    traits = _traits()
+    axes = load_open_head().model.shape_basis.shape[2]
+    shape = np.asarray(rng.normal(0, 1.05, axes))
+    shape += 1.15 * (male - 0.5) * traits["male"] + 0.75 * (age - 0.25) * traits["old"]
+    for share, name in zip(ancestry - 1 / 3, ("african", "asian", "caucasian"), strict=True):
+        shape += 0.95 * share * traits[name]
+    shape += float(rng.normal(0, 1.0)) * traits["heavy"] + float(rng.normal(0, 0.5)) * traits["strong"]
+    return np.asarray(np.clip(shape, -3.2, 3.2))
 
 
 def _rgb(colour: FloatArray) -> RGB:

@@ -33,10 +33,12 @@ __all__ = ["GENERATOR_DIGEST", "GENERATOR_VERSION", "Portrait", "render_portrait
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
 
-GENERATOR_VERSION: Final = 1
+GENERATOR_VERSION: Final = 2
 """Rises whenever the picture of some person in some scene changes."""
 _FINE: Final = 2
 """Fine pixels a pixel, each way."""
+_SHOULDER: Final = 0.72
+"""Brightness from which highlights are rolled off."""
 
 
 @cache
@@ -126,7 +128,7 @@ def _painted(
         np.zeros((size, size), np.float32),
     )
     paint_pixels(
-        face, depth, hair, hair_depth, lens, lens_depth, ndc, figure.faces, solid,
+        face, depth, hair, hair_depth, lens, lens_depth, ndc, figure.faces, solid, figure.loose,
         vertex_normals(vertices, figure.faces), _received(figure, parameters, rotation), figure.corner_uvs, figure.material,
         _facial_faces(), figure.albedo, figure.atlas, weighted_light(parameters.light),
         (key / max(float(np.linalg.norm(key)), 1e-6)).astype(np.float32), key_colour.astype(np.float32),
@@ -173,5 +175,9 @@ def _camera(picture: Floats, scene: Scene, size: int) -> npt.NDArray[np.uint8]:
     sigma = scene.blur * size / 256
     if sigma > 0.15:
         picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), np.float32)
-    grain = numpy_generator("portraits", scene.seed, "noise").standard_normal(picture.shape, np.float32)
+    grain = numpy_generator("portraits", scene.grain, "noise").standard_normal(picture.shape, np.float32)
+    # Highlights are rolled off, as film and cameras do.
+    bright = np.maximum(picture - np.float32(_SHOULDER), 0)
+    room = np.float32(1 - _SHOULDER)
+    picture = np.minimum(picture, np.float32(_SHOULDER)) + room * np.tanh(bright / room)
     return np.asarray(np.clip(picture * 255 + grain * np.float32(scene.noise) + 0.5, 0, 255), np.uint8)

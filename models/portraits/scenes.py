@@ -29,6 +29,10 @@ Generator = np.random.Generator
 Light = tuple[tuple[float, float, float], ...]
 
 _PAIRS: Final = ("Left", "Right")
+# Where the mesh network finds the eyes and the mouth of portraits, as shares of the distances between them: measured
+# on 120 portraits, whose eyes it sees 5 % nearer to each other than the head's own points.
+_EYES_NEARER: Final = 0.053
+_MOUTH_NEARER: Final = 0.016
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +62,9 @@ class Scene:
     vignette: float
     """Share of brightness lost in the corners."""
     seed: int
-    """Of background and noise."""
+    """Of the background."""
+    grain: int
+    """Seed of the noise."""
     edits: tuple[FaceEdit, ...] = ()
     """Applied one after another by models.face3d.editing.apply_edit."""
 
@@ -86,9 +92,10 @@ def scene_of(seed: int, person: int, picture: int) -> Scene:
         ),
         background=str(sitting.choice(["gradient", "blobs", "shapes", "wall", "scene"], p=[0.2, 0.25, 0.2, 0.15, 0.2])),
         blur=round(float(sitting.uniform(0.0, 0.7)), 3),
-        noise=round(float(sitting.gamma(2.0, 1.1)), 3),
+        noise=round(min(float(sitting.gamma(2.0, 0.85)), 5.0), 3),
         vignette=round(float(sitting.beta(1, 4) * 0.4), 3),
         seed=int(sitting.integers(2**31)),
+        grain=int(rng.integers(2**31)),
     )
 
 
@@ -137,20 +144,30 @@ def _framed(head: OpenHead, points: FloatArray, turn: FloatArray, scene: Scene) 
     depth = head.landmark_depth[rows].astype(np.float64)
     rotation, view = turn, HeadView(turn, 7.0 * FRAME_SIZE / 2, 0.0, -0.025)
     for _ in range(3):
-        seen = HeadView(rotation, view.scale, view.tx, view.ty).project(points[rows], depth)
+        seen = _as_found(HeadView(rotation, view.scale, view.tx, view.ty).project(points[rows], depth))
         square = ffhq_geometry(seen, FRAME_SIZE, FRAME_SIZE, FRAME_SIZE)
         angle = np.arctan2(square.x[1], square.x[0]) - np.radians(scene.roll)
         cosine, sine = np.cos(angle), np.sin(angle)
         # Pixels run down, so turning the picture by −angle turns the world by +angle about z.
         rotation = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]]) @ rotation
         scale = view.scale * FRAME_SIZE / square.qsize * scene.offset[2]
-        seen = HeadView(rotation, scale, view.tx, view.ty).project(points[rows], depth)
+        seen = _as_found(HeadView(rotation, scale, view.tx, view.ty).project(points[rows], depth))
         centre = ffhq_geometry(seen, FRAME_SIZE, FRAME_SIZE, FRAME_SIZE).c
         want = FRAME_SIZE * (0.5 + np.array(scene.offset[:2]))
         tx = view.tx + (want[0] - centre[0]) / scale
         ty = view.ty - (want[1] - centre[1]) / scale
         view = HeadView(rotation, scale / scene.offset[2], tx, ty)
     return rotation, HeadView(rotation, view.scale * scene.offset[2], view.tx, view.ty)
+
+
+def _as_found(points68: FloatArray) -> FloatArray:
+    """The 68 points (68, 2) as the landmarker is expected to find them in a portrait."""
+    found = points68.copy()
+    across = found[42:48].mean(axis=0) - found[36:42].mean(axis=0)
+    found[36:42] += across * (_EYES_NEARER / 2)
+    found[42:48] -= across * (_EYES_NEARER / 2)
+    found[48:] -= _MOUTH_NEARER * (found[[48, 54]].mean(axis=0) - found[36:48].mean(axis=0))
+    return found
 
 
 # -- drawing -------------------------------------------------------------------------------------------------
@@ -211,7 +228,7 @@ def _units(rng: Generator) -> tuple[tuple[str, float], ...]:
 
 def _light(rng: Generator) -> Light:
     """Ambient light, a key from the front half, often a fill or a rim, each with its colour."""
-    light = ambient_light(float(rng.uniform(0.25, 0.6))) * _tint(rng, 0.10)
+    light = ambient_light(float(rng.uniform(0.3, 0.7))) * _tint(rng, 0.09)
     azimuth, height = rng.normal(0, 55), rng.normal(25, 20)
     light = light + directional_light(_towards(azimuth, height), float(rng.uniform(0.35, 1.0))) * _tint(rng, 0.12)
     if rng.random() < 0.4:
@@ -223,7 +240,7 @@ def _light(rng: Generator) -> Light:
         light = light + directional_light(_towards(side, rng.uniform(0, 40)), float(rng.uniform(0.2, 0.6))) * _tint(
             rng, 0.25
         )
-    light = light * (rng.uniform(0.82, 1.08) / exposure(light).mean())
+    light = light * (rng.uniform(0.9, 1.15) / exposure(light).mean())
     rows = np.round(light, 5)
     return tuple((float(row[0]), float(row[1]), float(row[2])) for row in rows)
 

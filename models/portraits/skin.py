@@ -56,8 +56,19 @@ def _layout() -> _Layout:
     red = np.clip((plain[:, 0] - plain[:, 1] - 0.20) / 0.08, 0, 1) * skin[:, 0]
     lips = cv2.GaussianBlur(texels.gather(model.faces, red[:, None].astype(np.float32))[..., 0], (0, 0), 0.8)
     assert model.texture is not None
-    inner = cv2.resize(model.texture.mean, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-    return _Layout(place, share > 0.5, np.asarray(lips, np.float32), np.asarray(inner, np.float32), texels.face < 0)
+    inner = np.asarray(cv2.resize(model.texture.mean, (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.float32)
+    _part_teeth(inner)
+    return _Layout(place, share > 0.5, np.asarray(lips, np.float32), inner, texels.face < 0)
+
+
+def _part_teeth(inner: Floats) -> None:
+    """Draw the gaps between teeth, narrower towards the sides as the row turns away."""
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    u, v = (columns + 0.5) / SIZE, 1 - (rows + 0.5) / SIZE
+    inside = (np.abs(u - 0.5) < 0.29) & (v < 0.118)
+    place = np.abs(u - 0.5) / 0.29 * 8.0
+    gap = np.exp(-(((np.mod(place + 0.5, 1.0) - 0.5) / 0.10) ** 2))
+    inner[inside] *= (1 - 0.45 * gap[inside])[:, None]
 
 
 def noise(
@@ -230,7 +241,8 @@ def _brows(layout: _Layout, colour: Floats, eyes: Eyes, rng: Generator) -> Float
         + 0.0016 * eyes.brow_arch * np.clip(1 - np.abs(across - 0.35) / 0.7, 0, 1)
     )
     half = 0.0036 * eyes.brow_thickness * np.clip(1.05 - 0.5 * np.clip(across, -0.4, 1.2), 0.25, 1.2)
-    band = np.exp(-(np.abs((y - 0.0325 - arch) / half) ** 3)) * np.exp(-((across / 0.94) ** 10)) * (z > 0.05)
+    along = np.where(across < 0, across / 0.66, across / 0.96)
+    band = np.exp(-(np.abs((y - 0.0325 - arch) / half) ** 3)) * np.exp(-(along**8)) * (z > 0.05)
     strands = np.clip(0.85 + 0.3 * noise(rng, 90, across=45), 0, 1.2)
     share = np.clip(band * strands * eyes.brow_density, 0, 0.95) * layout.skin
     return _mix(colour, share.astype(np.float32), eyes.brow)
