@@ -1,14 +1,22 @@
 """train-stage1: Guidance Network, denoiser and projection learn from feature shards, on Ray Train."""
 
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from pydantic import Field
 
-from flows import presets
+from flows import presets, stage1_presets
 from flows.parameters import PresetName, Root
+from flows.training_tables import publish_training
+from tasks.train_config import TrainConfig
 from tasks.train_stage1 import train_stage1_task
 from tasks.workspace import workspace
+
+TrainingName = Annotated[
+    Literal["stage1_paper", "stage1_paper_h100", "stage1_tiny", "stage1_debug"],
+    Field(description="Configuration of the training, instead of the preset's"),
+]
 
 
 @flow(name="train-stage1", log_prints=True)
@@ -19,8 +27,23 @@ def train_stage1(
     root: Root = None,
     preset: PresetName = "tiny",
     steps: Annotated[int | None, Field(description="Optimiser steps; the preset's number by default", ge=1)] = None,
+    training: TrainingName | None = None,
+    workers: Annotated[int | None, Field(description="Ranks; the preset's number by default", ge=1)] = None,
 ) -> dict[str, Any]:
-    """Train stage 1. To resume a stopped run, run the same command again."""
+    """Train stage 1. To resume a stopped run, run the same command again, on as many ranks as there are now."""
+    config = configuration(preset, training, workers, steps)
     with workspace(root) as place:
-        model = train_stage1_task(presets.by_name(preset).train, features, place.root, steps)
+        model = train_stage1_task(config, features, place.root)
+        publish_training(model)
     return {"uri": model.uri, "step": model.step, "loss": model.loss, "reused": model.reused, "seconds": model.seconds}
+
+
+def configuration(
+    preset: str = "tiny", training: str | None = None, workers: int | None = None, steps: int | None = None
+) -> TrainConfig:
+    """The training that a run's parameters mean. Raises ValueError for values that cannot be."""
+    config = stage1_presets.by_name(training) if training else stage1_presets.training_of(presets.by_name(preset))
+    changes: dict[str, Any] = {
+        name: value for name, value in (("workers", workers), ("steps", steps)) if value is not None
+    }
+    return replace(config, **changes)

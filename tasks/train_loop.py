@@ -218,6 +218,6 @@ def codec_of(config: TrainConfig) -> LatentCodec | None:
     """What sample grids are decoded with; the one frozen network that a training may load, and only for them."""
     if config.codec is None or config.sample_every is None:
         return None
-    from tasks.encode import load_codec
+    from tasks.frozen import load_codec
 
     return load_codec(config.codec)

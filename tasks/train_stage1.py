@@ -8,9 +8,10 @@ import signal
 import subprocess
 import tempfile
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -19,6 +20,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 from prefect import task
+from prefect.artifacts import create_markdown_artifact
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -29,7 +31,7 @@ from storage.stores import Store, open_store
 from tasks.assets import asset, weights_digest
 from tasks.generation import Generation, find_generation
 from tasks.live import StopWish, watch
-from tasks.progress import StageProgress
+from tasks.progress import StageProgress, in_prefect_run
 from tasks.train_config import TrainConfig
 from tasks.train_loop import TrainJob, train_rank
 from tasks.train_networks import distinctive, networks_for
@@ -75,8 +77,13 @@ def train_stage1(config: TrainConfig, features: Generation, root: Store) -> Trai
         describe(job, home)
 
         def show(row: Mapping[str, Any]) -> None:
+            if "picture" in row and in_prefect_run():
+                markdown = f"![step {row['step']}](data:image/png;base64,{b64encode(row['picture']).decode()})"
+                create_markdown_artifact(
+                    key="samples", markdown=markdown, description=f"Samples at step {row['step']:,}"
+                )
             if "loss" in row:
-                progress.step(row["step"], f"loss {row['loss']:.3f}")
+                progress.step(row["step"], f"loss {row['loss']:.3f}, {row['samples_per_second']:.1f} samples/s")
 
         with terminated() as stopping:
             watch(lambda mailbox: fit(job, mailbox), show, stopping=stopping)
@@ -187,8 +194,8 @@ def trained_model(record: Record, *, reused: bool, seconds: float = 0.0) -> Trai
 
 
 @task(name="train-stage1", persist_result=False)
-def train_stage1_task(config: TrainConfig, features: str | None, root: str, steps: int | None) -> TrainedModel:
+def train_stage1_task(config: TrainConfig, features: str | None, root: str) -> TrainedModel:
     """Feature shards → stage-1 model."""
     store = open_store(root)
     generation = find_generation(store, "features", features)
-    return train_stage1(config if steps is None else replace(config, steps=steps), generation, store)
+    return train_stage1(config, generation, store)
