@@ -82,6 +82,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="train-stage1: only say what the training will be and cost")
     ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="preprocess-ffhq: only say what it would take")] = False,
 ) -> None:
     """Run a flow here and now, with the parameters of its deployment."""
     if flow_name not in FLOWS:
