@@ -20,7 +20,7 @@ from models.portraits.clothes import clothes_surface, clothes_texture
 from models.portraits.glasses import glasses_frame, glasses_lenses
 from models.portraits.hair import HANGING, hair_surfaces, hair_texture
 from models.portraits.people import Person
-from models.portraits.skin import albedo_of, beard_density, noise
+from models.portraits.skin import albedo_of, beard_density, noise, scalp_height
 from models.portraits.surface import Surface
 
 __all__ = ["CLOTH", "EYE", "FRAME", "HAIR", "MOUTH", "SKIN", "WHISKERS", "Figure", "figure_of", "incoming"]
@@ -64,6 +64,8 @@ class Figure:
     """(C, 3)."""
     hair: Floats
     """(H, 3) in the head's frame."""
+    scalp: Floats
+    """(V of the head,) least share of light that arrives under hair: strands let it through, a surface would not."""
     hair_faces: int
     """Triangles that are hair: the last ones."""
     loose: bool
@@ -116,12 +118,18 @@ def figure_of(person: Person) -> Figure:
         frame=of(FRAME),
         clothes=of(CLOTH),
         hair=of(HAIR),
+        scalp=_lit_scalp(person),
         hair_faces=sum(len(one.faces) for one in hair),
         loose=person.hair.style in HANGING,
         lenses=glasses_lenses(person.glasses, rest) if person.glasses else None,
         open=opened,
         whole=free,
     )
+
+
+def _lit_scalp(person: Person) -> Floats:
+    height = scalp_height(load_open_head().model.template, person.hair.recede, person.hair.height)
+    return np.asarray(0.5 * np.clip((height + 0.006) / 0.012, 0, 1), np.float32)
 
 
 def _whisker_length(person: Person, carried: Ints) -> Floats:

@@ -33,7 +33,7 @@ __all__ = ["GENERATOR_DIGEST", "GENERATOR_VERSION", "Portrait", "render_portrait
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
 
-GENERATOR_VERSION: Final = 2
+GENERATOR_VERSION: Final = 3
 """Rises whenever the picture of some person in some scene changes."""
 _FINE: Final = 2
 """Fine pixels a pixel, each way."""
@@ -154,6 +154,7 @@ def _received(figure: Figure, parameters: FaceParameters, rotation: Doubles) -> 
     inside = np.isin(head.part_of_vertex, ("teeth_upper", "teeth_lower", "tongue"))
     share[: len(inside)][inside] = 0.8
     share[: len(inside)][head.part_of_vertex == "mouth_cavity"] = 0.45
+    share[: len(inside)] = np.maximum(share[: len(inside)], figure.scalp[:, None])
     return np.asarray(np.clip(share, 0.0, 1.0), np.float32)
 
 

@@ -258,7 +258,7 @@ def _scalp(layout: _Layout, colour: Floats, person: Person, rng: Generator) -> F
         grown = grown * _step(-layout.place[..., 1], -0.085, -0.07)
     grain = np.clip(0.9 + 0.22 * rng.standard_normal((SIZE, SIZE), np.float32), 0, 1.1)
     share = np.clip(np.float32(most) * grown * grain, 0, 1)
-    return _mix(colour, np.asarray(share, np.float32), tuple(hair_colour(hair) * 0.75))
+    return _mix(colour, np.asarray(share, np.float32), tuple(hair_colour(hair) * 0.85))
 
 
 def _paint_eyes(picture: Floats, eyes: Eyes) -> None:
