@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows.cli_images import expressions_app, verify_image
+from flows.cli_portraits import portraits
 from flows.cli_runs import runs_app, show_plan
 from flows.cli_upkeep import assets_app, storage_app
 
@@ -24,6 +25,7 @@ app.add_typer(assets_app, name="assets")
 app.add_typer(runs_app, name="runs")
 app.add_typer(expressions_app, name="expressions")
 app.command("verify-image")(verify_image)
+app.command()(portraits)
 console = Console(stderr=True, highlight=False)
 
 PresetChoice = Literal["tiny", "debug", "open", "paper"]
