@@ -15,9 +15,10 @@ def _checked(uri: object) -> object:
 
 
 PresetName = Annotated[
-    Literal["tiny", "debug", "open", "paper"],
+    Literal["tiny", "tiny-scratch", "debug", "open", "paper"],
     Field(
-        description="tiny: all embedded, CPU; debug: tiny, a handful of steps; open: no registration walls; paper: as published"
+        description="tiny: all embedded, CPU; tiny-scratch: how its weights were trained; debug: a handful of steps; "
+        "open: no registration walls; paper: as published"
     ),
 ]
 Root = Annotated[

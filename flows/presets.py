@@ -12,7 +12,8 @@ from tasks.train_config import TrainConfig
 
 
 def tiny() -> Preset:
-    """Small networks, everything embedded in pip packages: a laptop or CI, no GPU, no account, no download."""
+    """Small trained networks that ship with the code, everything else embedded in pip packages: a laptop or CI, no GPU,
+    no account, no download. Training goes on from the shipped weights."""
     return Preset(
         name="tiny",
         needs=(),
@@ -20,29 +21,68 @@ def tiny() -> Preset:
         # All of it trains: one photograph is enough for the demo, and the evaluation's people come from elsewhere.
         shard=ShardConfig(samples_per_shard=8, bad_share_limit=0.6, validation_share=0.0, test_share=0.0),
         extract=ExtractConfig(estimator="open", bad_share_limit=0.6),
-        encode=EncodeConfig(codec="patch-cosine", semantic="efficientnet-lite0", face="dlib"),
+        encode=EncodeConfig(codec="patch-trained", semantic="latent-grid", face="portrait-recogniser"),
         train=TrainConfig(
-            model="debug",
-            steps=60,
+            model="tiny",
+            steps=30,
             batch=4,
             repeat=True,
-            learning_rate=2e-3,
-            checkpoint_every=20,
-            learning_rate_warmup=4,
+            draws=3,
+            learning_rate=1e-4,
+            learning_rate_warmup=5,
+            precision="bf16",
+            attention="math",
+            checkpoint_every=30,
         ),
-        finetune=FinetuneConfig(steps=50, copies=8, learning_rate=2e-3),
+        finetune=FinetuneConfig(steps=50, copies=8, learning_rate=3e-4),
         edit=EditConfig(steps=20),
         evaluate=EvaluateConfig(),
     )
 
 
+def tiny_scratch() -> Preset:
+    """How the weights of `tiny` were made: pairs of synthetic portraits, from random networks (docs/tiny.md)."""
+    preset = tiny()
+    return replace(
+        preset,
+        name="tiny-scratch",
+        shard=ShardConfig(samples_per_shard=100, validation_share=0.02, test_share=0.0),
+        extract=replace(preset.extract, estimated_share=0.25, bad_share_limit=0.02),
+        train=TrainConfig(
+            model="tiny",
+            start="random",
+            steps=6000,
+            batch=8,
+            draws=3,
+            pairs=True,
+            pair_share=0.85,
+            learning_rate=1e-3,
+            learning_rate_warmup=60,
+            schedule="cosine",
+            decay_from=0.35,
+            ema_decay=0.997,
+            precision="bf16",
+            attention="math",
+            threads=2,
+            checkpoint_every=500,
+            validate_every=500,
+            validation_samples=16,
+            sample_every=500,
+            codec="patch-trained",
+        ),
+    )
+
+
 def debug() -> Preset:
-    """`tiny` with a handful of steps: does every part run here?"""
+    """Smaller, never trained networks and a handful of steps: does every part run here?"""
     preset = tiny()
     return replace(
         preset,
         name="debug",
-        train=replace(preset.train, steps=4, batch=2, checkpoint_every=2),
+        encode=EncodeConfig(codec="patch-cosine", semantic="efficientnet-lite0", face="dlib"),
+        train=TrainConfig(
+            model="debug", steps=4, batch=2, repeat=True, learning_rate=2e-3, learning_rate_warmup=4, checkpoint_every=2
+        ),
         finetune=replace(preset.finetune, steps=3, copies=2),
         edit=replace(preset.edit, steps=2),
     )
@@ -82,7 +122,13 @@ def paper() -> Preset:
     )
 
 
-_PRESETS: dict[str, Callable[[], Preset]] = {"tiny": tiny, "debug": debug, "open": open_, "paper": paper}
+_PRESETS: dict[str, Callable[[], Preset]] = {
+    "tiny": tiny,
+    "tiny-scratch": tiny_scratch,
+    "debug": debug,
+    "open": open_,
+    "paper": paper,
+}
 
 
 def by_name(name: str) -> Preset:

@@ -47,6 +47,8 @@ class ExtractConfig:
     """`open` (landmark fit on the freely licensed head) or `deca` (needs the user's DECA and FLAME files)."""
     truth: bool = True
     """Take the face parameters of a photograph whose source knows them exactly, instead of estimating them."""
+    estimated_share: float = 0.0
+    """Share of these photographs, chosen by key, that are estimated all the same: so training sees estimates too."""
     flip: bool = False
     """Store the maps of every image's mirror image too, as rows of their own (key `…-mirrored`)."""
     bad_share_limit: float = 0.02
@@ -55,6 +57,12 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         if self.estimator not in ("open", "deca"):
             raise ValueError(f"estimator={self.estimator!r}: choose 'open' or 'deca'")
+        if not 0 <= self.estimated_share <= 1:
+            raise ValueError(f"estimated_share={self.estimated_share}: a share lies between 0 and 1")
+
+    def takes_truth(self, key: str) -> bool:
+        """Are exact parameters taken for the photograph of this key, where there are some?"""
+        return self.truth and int(sha256_of(key.encode())[:8], 16) >= self.estimated_share * 2**32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +122,7 @@ class Mapper:
         self, image: NDArray[np.uint8], name: str, truth: str | None = None, mesh: NDArray[np.float32] | None = None
     ) -> tuple[FaceParameters, ConditionMaps, NDArray[np.float32]]:
         """What `maps` stores: parameters, maps, and the mesh (468, 2) in the image's pixels. Raises as it does."""
-        if truth is not None and self.config.truth:
+        if truth is not None and self.config.takes_truth(name):
             parameters = truth_parameters(truth)
             points = geometry(self.estimator.model, parameters).landmarks["mesh468"]
         else:
@@ -173,7 +181,7 @@ class ExtractWorker:
         rows = []
         for key in self.images.keys_of_shard(unit.index):
             _, sample = self.images.by_key(key)
-            truth = json.loads(sample["meta.json"])["truth"] if self.config.truth else None
+            truth = json.loads(sample["meta.json"])["truth"] if self.config.takes_truth(key) else None
             content = [sha256_of(sample["image.png"]), truth, sha256_of(sample["mesh.npy"]), self.row_digest]
             source = f"{self.uri}/{unit.entry.name}#{key}"
             rows.append(Row(key=key, source=source, content_key=digest_of(content)))

@@ -13,14 +13,14 @@ def open_config() -> InstaFaceConfig:
     return paper_config(face_width=128)
 
 
-def tiny_config(*, semantic_width: int = 204, face_width: int = 128) -> InstaFaceConfig:
-    """The small networks whose trained weights ship: 256² portraits over the trained patch codec (48 channels, factor
+def tiny_config(*, semantic_width: int = 268, face_width: int = 128) -> InstaFaceConfig:
+    """The small networks whose trained weights ship: 256² portraits over the trained patch codec (64 channels, factor
     16), 64 tokens of the source's latent grid handed to cross-attention beside the identity tokens.
 
     Velocity prediction with zero terminal SNR: small networks trained briefly get brightness right that way.
     """
     return InstaFaceConfig(
-        latent_channels=48,
+        latent_channels=64,
         latent_size=16,
         widths=(64, 128, 192),
         attention=(True, True, True),

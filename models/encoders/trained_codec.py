@@ -1,9 +1,9 @@
 """A small trained codec: linear patches in, patches and a learned correction out.
 
 The encoder is the principal-component basis of 16×16×3 blocks of portraits, condition maps and photographs: one
-matrix product, 48 channels. Channels are scaled by variance^-¼, half-way to whitening, so that large scales keep
+matrix product, 64 channels. Channels are scaled by variance^-¼, half-way to whitening, so that large scales keep
 more energy than fine ones. The decoder is the transposed basis plus a convolutional residual that starts at zero: it
-removes the seams between blocks and restores what 48 of 768 numbers leave out. `models/tiny/train_codec.py` makes it.
+removes the seams between blocks and restores what 64 of 768 numbers leave out. `models/tiny/train_codec.py` makes it.
 """
 
 import functools
@@ -18,7 +18,7 @@ from models.encoders.codec import LOG_VARIANCE_OF_NONE, check_pictures
 from models.encoders.weights import digest_of_tensors, load_strictly
 
 BLOCK = 16
-CHANNELS = 48
+CHANNELS = 64
 _WIDTHS = (128, 96, 48)
 """Channels of the correction on the latent grid, on the grid twice as fine, and four times as fine."""
 
@@ -66,9 +66,9 @@ class Correction(nn.Module):
 
 
 class TrainedPatchCodec(nn.Module):
-    """16×16×3 pixels → 48 channels, linear; back with a learned correction (an implementation of `LatentCodec`)."""
+    """16×16×3 pixels → 64 channels, linear; back with a learned correction (an implementation of `LatentCodec`)."""
 
-    name = "patch-trained-16x16x48"
+    name = "patch-trained-16x16x64"
     channels = CHANNELS
     factor = BLOCK
 
@@ -107,7 +107,7 @@ class TrainedPatchCodec(nn.Module):
         self.gain.copy_(gain)
 
     def encode(self, images_BCHW: Tensor) -> Tensor:
-        """Pictures in [-1, 1] → latents (B, 48, h, w)."""
+        """Pictures in [-1, 1] → latents (B, 64, h, w)."""
         check_pictures(images_BCHW, BLOCK)
         x = images_BCHW.to(self.basis.device, torch.float32)
         analysis = (self.basis * self.gain[:, None]).unflatten(1, (3, BLOCK, BLOCK))

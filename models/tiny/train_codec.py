@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.encoders.trained_codec import TrainedPatchCodec, blocks_of
+from models.encoders.trained_codec import TrainedPatchCodec, blocks_of, load_trained_codec
 from models.rng import torch_generator
 from models.tiny.portrait_data import photograph_crops, portrait_batches
 
@@ -64,12 +64,10 @@ def random_crops(pictures: dict[str, Tensor], batch: int, generator: torch.Gener
 def train(
     codec: TrainedPatchCodec, pictures: dict[str, Tensor], *, steps: int, batch: int, rate: float, seed: int
 ) -> None:
-    """Fit the basis, then train the correction, in place."""
+    """Train the correction, in place."""
     generator = torch_generator(seed, "codec")
-    fitted = [to_floats(rows[:: max(1, len(rows) // 200)]) for rows in pictures.values()]
-    codec.fit(torch.cat([blocks_of(rows) for rows in fitted]))
     optimiser = torch.optim.Adam(codec.correction.parameters(), lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=max(steps, 1), pct_start=0.1)
     started, running = time.monotonic(), 0.0
     for step in range(1, steps + 1):
         x = random_crops(pictures, batch, generator)
@@ -94,11 +92,12 @@ def train(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--people", type=int, default=240)
+    parser.add_argument("--people", type=int, default=100)
     parser.add_argument("--pictures", type=int, default=2)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--basis", type=Path, help="Keep the encoder of this file, and so all latents")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -107,6 +106,11 @@ def main() -> None:
     pictures = portrait_batches(options.seed, options.people, options.pictures, processes=options.threads)
     pictures["photograph"] = photograph_crops(seed=options.seed)
     codec = TrainedPatchCodec()
+    if options.basis is None:
+        codec.fit(torch.cat([blocks_of(to_floats(rows[:200])) for rows in pictures.values()]))
+        codec.half().float()
+    else:
+        codec = load_trained_codec(options.basis).requires_grad_(True)
     train(codec, pictures, steps=options.steps, batch=options.batch, rate=options.rate, seed=options.seed)
     codec = codec.half().float().eval()
     held_out = portrait_batches(HELD_OUT_SEED, 32, 1, processes=options.threads)
