@@ -14,12 +14,12 @@ def stage1_paper() -> TrainConfig:
 
 
 def stage1_paper_h100() -> TrainConfig:
-    """As many photographs as the paper, 96 a step on one H100 with 80 GB: bf16, compiled, channels last, fused AdamW.
+    """As many photographs as the paper, 48 a step on one H100 with 80 GB: bf16, compiled, channels last, fused AdamW.
 
-    The learning rate grows with the root of the batch (√8), and the average of the weights is exported.
+    The learning rate grows with the root of the batch (√4), and the average of the weights is exported.
     """
     return replace(
-        stage1_paper(), steps=6_875, batch=96, workers=1, precision="bf16", learning_rate=2.8e-5,
+        stage1_paper(), steps=13_750, batch=48, workers=1, precision="bf16", learning_rate=2e-5,
         learning_rate_warmup=200, ema_decay=0.999, compile=True, channels_last=True, checkpoint_every=500,
     )  # fmt: skip
 
