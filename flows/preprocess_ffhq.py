@@ -9,6 +9,7 @@ from pydantic import Field
 from flows import presets
 from flows.parameters import PresetName, Root, Source
 from flows.stage_tables import publish_generations
+from tasks.dataset_card import card_task
 from tasks.encode import encode_task
 from tasks.extract import extract_task
 from tasks.plan import plan_task
@@ -95,7 +96,10 @@ def run_stages(
         maps = extract_task(configuration.extract, images, place.root, mapping, redrive)
         features = encode_task(configuration.encode, images, maps, place.root, shared, redrive)
     publish_generations([images, maps, features])
-    return {
+    card = card_task(images, maps, features)
+    stages: dict[str, Any] = {
         g.stage: {"uri": g.uri, "counts": dict(g.manifest.counts), "reused": g.reused, "seconds": g.seconds}
         for g in (images, maps, features)
     }
+    stages["features"]["card"] = card.page_uri
+    return stages

@@ -1,5 +1,7 @@
 """Pictures of results: tensors to PNG, contact sheets, PSNR."""
 
+import base64
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,3 +46,14 @@ def contact_sheet(pictures: Sequence[tuple[str, NDArray[np.uint8]]], *, columns:
 def stack(images: Sequence[NDArray[np.uint8]]) -> Tensor:
     """uint8 pictures (H, W, 3) → float (B, 3, H, W) in [0, 1]."""
     return torch.stack([torch.from_numpy(image.copy()).permute(2, 0, 1) for image in images]).float() / 255
+
+
+def jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def data_uri(data: bytes) -> str:
+    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,6 +1,5 @@
 """report: one self-contained HTML page with pictures of every stage."""
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from tasks.evaluate import MEANINGS, Evaluation, evaluation_of
 from tasks.finetune_identity import Identity, identity_of
 from tasks.generation import OK, Generation, find_generation
 from tasks.image_uri import read_image_uri
-from tasks.pictures import contact_sheet
+from tasks.pictures import contact_sheet, data_uri, jpeg
 from tasks.preset import Preset
 from tasks.train_stage1 import TrainedModel, trained_model
 
@@ -192,19 +191,8 @@ def loss_plot(stage1: Sequence[float], finetune: Sequence[float]) -> str:
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]
 
 
-def jpeg(pixels: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
-    return buffer.getvalue()
-
-
 def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def data_uri(data: bytes) -> str:
-    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def load_results(preset: Preset, root: str, parts: Mapping[str, Mapping[str, Any]]) -> Results:
