@@ -7,7 +7,7 @@ Guidance Network, run once a step.
 import copy
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -89,7 +89,12 @@ def train_identity(job: FinetuneJob, photograph: bytes, mailbox: Any) -> None:
     model = load_networks(base).to(device).train()
 
     clock.begin("training")
-    losses, validation = _train(job, model, batch, base, mailbox)
+    prior = Prior(config, base, job.root) if config.prior_weight else None
+
+    def report(step: int, loss: float) -> None:
+        mailbox.put.remote({"step": step, "note": f"loss {loss:.3f}"})
+
+    losses, validation = train_steps(config, job.image_sha256[:16], model, batch, prior=prior, report=report)
 
     clock.begin("preview")
     model.eval()
@@ -113,15 +118,22 @@ def train_identity(job: FinetuneJob, photograph: bytes, mailbox: Any) -> None:
     commit_record(job.home, files, facts)
 
 
-def _train(
-    job: FinetuneJob, model: InstaFace, batch: Batch, base: Record, mailbox: Any
+def train_steps(
+    config: FinetuneConfig,
+    key: str,
+    model: InstaFace,
+    batch: Batch,
+    *,
+    prior: "Prior | None" = None,
+    report: Callable[[int, float], None] | None = None,
 ) -> tuple[list[float], list[float]]:
-    """Train what the method trains; returns the losses by step and those on the fixed validation noise."""
-    config, key = job.preset.finetune, job.image_sha256[:16]
+    """Train what the method trains, in place; returns the losses by step and those on the fixed validation noise.
+
+    `key` names the photograph's noise; `report` hears of every step and its loss.
+    """
     device = batch["face"].device
     trainable = adapt(model, config.adaptation, semantic=batch["semantic"], face=batch["face"], seed=config.seed)
     optimiser = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
-    prior = Prior(config, base, job.root) if config.prior_weight else None
     watch = EarlyStop(model, trainable, batch, key, config) if config.patience is not None else None
     losses: list[float] = []
     for step in range(config.steps):
@@ -132,14 +144,15 @@ def _train(
         loss = model.loss(batch, draws.to(device))
         losses.append(float(loss.detach()))
         if not np.isfinite(losses[-1]):
-            raise FloatingPointError(f"step {step}: the loss is {losses[-1]} for {job.image_uri}")
+            raise FloatingPointError(f"step {step}: the loss is {losses[-1]} for the photograph {key}")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if prior is not None:
             prior.add_gradient(model, step, device)
         torch.nn.utils.clip_grad_norm_(trainable, config.clip)
         optimiser.step()
-        mailbox.put.remote({"step": step + 1, "note": f"loss {losses[-1]:.3f}"})
+        if report is not None:
+            report(step + 1, losses[-1])
         if watch is not None and (step + 1) % CHECK_EVERY == 0 and watch.no_better():
             break
     if watch is not None:
