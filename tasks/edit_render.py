@@ -24,7 +24,7 @@ from models.face3d.parameters import FaceParameters
 from models.face3d.paste_back import paste_back
 from models.face3d.temporal import smooth_frames
 from models.images import decode_png, encode_png, read_image
-from models.provenance import Provenance, stamp
+from models.provenance import Provenance
 from storage.canonical import digest_of
 from storage.records import Record, commit_record, committed
 from storage.stores import Store
@@ -33,6 +33,7 @@ from tasks.edit_requests import NamedEdit
 from tasks.encode import map_latents
 from tasks.extract import Mapper
 from tasks.frozen import load_codec
+from tasks.marking import mark
 from tasks.pictures import contact_sheet, to_pixels
 from tasks.preset import Preset
 from tasks.shard import Aligner
@@ -115,7 +116,7 @@ def render_identity(
         full = read_image(job.photograph, "the photograph")
         for entry, pixels, asked in zip(listed, images, maps, strict=True):
             entry["full"] = entry["image"].replace(".png", ".full.png")
-            files[entry["full"]] = stamp(
+            files[entry["full"]] = mark(
                 encode_png(_pasted(full, pixels, identity, asked, photographed)),
                 provenance_of(identity, entry["name"], composite=True),
             )
@@ -124,7 +125,7 @@ def render_identity(
     shown = [(one.name, pixels) for one, pixels in zip(edits, images, strict=True)]
     if "image.png" in identity.files:
         shown.insert(0, ("photograph", decode_png(identity.read("image.png"))))
-    files["grid.png"] = stamp(contact_sheet(shown, columns=4), provenance_of(identity, "contact sheet"))
+    files["grid.png"] = mark(contact_sheet(shown, columns=4), provenance_of(identity, "contact sheet"))
     facts = {
         "identity": job.identity, "images": listed, "films": {name: file for name, (file, _) in films.items()},
         "config": asdict(preset.edit), "take": list(take),
@@ -252,7 +253,7 @@ def _files(
     listed = []
     for number, (one, pixels, asked, parameters) in enumerate(zip(edits, images, maps, wanted, strict=True)):
         stem = f"{number:03d}"
-        files[f"{stem}.png"] = stamp(encode_png(pixels), provenance_of(identity, one.edit.to_json()))
+        files[f"{stem}.png"] = mark(encode_png(pixels), provenance_of(identity, one.edit.to_json()))
         files[f"{stem}.params.npy"] = parameters.to_npy()
         files |= {f"{stem}.{name}": data for name, data in asked.encode().items() if name != "mask.png"}
         listed.append(
@@ -273,5 +274,5 @@ def _films(identity: Record, edits: Sequence[NamedEdit], images: Sequence[Pixels
         frames[0].save(
             buffer, "GIF", save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0, disposal=1
         )
-        films[name] = (f"film-{number:03d}.gif", stamp(buffer.getvalue(), provenance_of(identity, name)))
+        films[name] = (f"film-{number:03d}.gif", mark(buffer.getvalue(), provenance_of(identity, name)))
     return films

@@ -25,7 +25,7 @@ from models.face3d.editing import FaceEdit, apply_edit
 from models.face3d.landmarks import FaceLandmarker, five_points
 from models.face3d.maps import ConditionMaps
 from models.images import decode_png
-from models.provenance import Provenance, stamp
+from models.provenance import Provenance
 from models.rng import numpy_generator
 from storage.canonical import digest_of
 from storage.records import Record, commit_record, committed
@@ -37,6 +37,7 @@ from tasks.encode import Featurizer, map_latents
 from tasks.extract import Mapper
 from tasks.generation import earlier_generations, find_generation
 from tasks.identity_card import identity_card
+from tasks.marking import mark
 from tasks.pictures import contact_sheet, psnr, stack, to_pixels
 from tasks.preset import Preset
 from tasks.shard import Aligner
@@ -276,7 +277,7 @@ def _preview_sheet(
         software=f"InstaFace {lineage['code']}", model=str(lineage["base_digest"]), identity="", edit="preview",
         composite=config.keep_photograph,
     )  # fmt: skip
-    return stamp(contact_sheet(shown, columns=len(shown)), provenance)
+    return mark(contact_sheet(shown, columns=len(shown)), provenance)
 
 
 def _batch(samples: Sequence[Mapping[str, bytes]], device: torch.device) -> Batch:

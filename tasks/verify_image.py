@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from models.provenance import BadProvenance, read_stamp
+from tasks.marking import content_credentials
 
 
 def verify_image(path: Path) -> Mapping[str, str] | None:
@@ -12,8 +13,9 @@ def verify_image(path: Path) -> Mapping[str, str] | None:
     Raises:
         BadProvenance: not such a file, or a damaged entry. FileNotFoundError: no file.
     """
+    data = path.read_bytes()
     try:
-        found = read_stamp(path.read_bytes())
+        found = read_stamp(data)
     except BadProvenance as error:
         raise BadProvenance(f"{path}: {error}") from error
     if found is None:
@@ -25,5 +27,6 @@ def verify_image(path: Path) -> Mapping[str, str] | None:
         "model": one.model,
         "identity": one.identity or "none",
         "edit": one.edit,
+        "credentials": content_credentials(data) or "no C2PA manifest that could be read",
         "pixels": "unchanged since" if found.intact else "CHANGED since it was stamped",
     }
