@@ -1,14 +1,14 @@
-"""One rank of a training as a process of its own: what a cluster starts, without a cluster.
+"""Ranks of a training as processes of their own: what a cluster starts, without a cluster.
 
-python training_process.py <root> <configuration.json> <rank> <world> <meeting file> [kill after step]
+They are forked from a server that has the libraries loaded, which takes longer than the small trainings themselves.
 """
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-from dataclasses import fields
+import tempfile
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +23,46 @@ from tasks.train_loop import train_rank
 from tasks.train_stage1 import describe, job_for, terminated
 from tasks.train_state import Place
 
+LIMIT = 600
+"""Seconds that a training may take."""
+
+
+class Rank:
+    """A running rank."""
+
+    def __init__(self, process: ForkServerProcess, said: Path) -> None:
+        self.process, self._said = process, said
+
+    def said(self) -> list[dict[str, Any]]:
+        """What it said so far: step and loss of each step; at the end home, finished, and the first step it did."""
+        return [json.loads(line) for line in self._said.read_text().splitlines()] if self._said.exists() else []
+
+    def wait(self) -> int | None:
+        """Its exit status; negative for a signal."""
+        self.process.join(LIMIT)
+        assert self.process.exitcode is not None, f"still running after {LIMIT} s"
+        return self.process.exitcode
+
 
 def start(
-    config: TrainConfig, root: str, *, rank: int = 0, world: int = 1, meeting: str = "none", kill_at: int | None = None
-) -> subprocess.Popen[str]:
+    config: TrainConfig, root: str, *, rank: int = 0, world: int = 1, meeting: Path | None = None,
+    kill_at: int | None = None,
+) -> Rank:  # fmt: skip
     """One rank; with `kill_at` it ends itself by SIGKILL when it has done that many steps."""
-    values = {f.name: getattr(config, f.name) for f in fields(config)}
-    command = [sys.executable, __file__, root, json.dumps(values), str(rank), str(world), meeting]
-    command += [] if kill_at is None else [str(kill_at)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tasks.train_stage1", "training_process"])
+    said = Path(tempfile.mkdtemp()) / f"rank-{rank}.jsonl"
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    process = context.Process(target=main, args=(config, root, rank, world, meeting, kill_at, said, environment))
+    process.start()
+    return Rank(process, said)
 
 
-def train(config: TrainConfig, root: str, meeting: Path, world: int = 1) -> dict[str, Any]:
-    """All ranks to the end. Returns what rank 0 said last: home, finished."""
-    ranks = [start(config, root, rank=r, world=world, meeting=str(meeting)) for r in range(world)]
-    ends = [rank.communicate(timeout=300) for rank in ranks]
-    for rank, (_, errors) in zip(ranks, ends, strict=True):
-        assert rank.returncode == 0, errors
-    last: dict[str, Any] = json.loads(ends[0][0].splitlines()[-1])
-    return last
+def train(config: TrainConfig, root: str, meeting: Path | None = None, world: int = 1) -> dict[str, Any]:
+    """All ranks to the end. Returns what rank 0 said last: home, finished, and the first step it did."""
+    ranks = [start(config, root, rank=rank, world=world, meeting=meeting) for rank in range(world)]
+    assert [rank.wait() for rank in ranks] == [0] * world
+    return ranks[0].said()[-1]
 
 
 def checkpoint(uri: str, step: int | None = None) -> dict[str, torch.Tensor]:
@@ -58,29 +77,35 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
         assert torch.equal(tensor, other[name]), name
 
 
-def main() -> None:
-    root, config, rank, world, meeting, *kill = sys.argv[1:]
+def main(
+    config: TrainConfig, root: str, rank: int, world: int, meeting: Path | None, kill_at: int | None, said: Path,
+    environment: dict[str, str],
+) -> None:  # fmt: skip
+    """What the process of a rank does."""
+    os.environ.update(environment)
     torch.set_num_threads(1)
-    place = Place(int(rank), int(world), torch.device("cpu"))
-    if place.world > 1:
-        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=place.rank, world_size=place.world)
+    place = Place(rank, world, torch.device("cpu"))
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
     store = open_store(root)
-    job = job_for(TrainConfig(**json.loads(config)), find_generation(store, "features", None), store)
-    if place.rank == 0:
+    job = job_for(config, find_generation(store, "features", None), store)
+    if rank == 0:
         describe(job, open_store(job.home))
+    steps: list[int] = []
 
-    def report(row: dict[str, object]) -> None:
+    def say(**facts: object) -> None:
+        with said.open("a") as file:
+            file.write(json.dumps(facts) + "\n")
+
+    def report(row: dict[str, Any]) -> None:
         if "loss" in row:
-            print(json.dumps({"step": row["step"], "loss": row["loss"]}), flush=True)
-            if kill and row["step"] == int(kill[0]):
+            steps.append(row["step"])
+            say(step=row["step"], loss=row["loss"])
+            if row["step"] == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     with terminated() as stopping:
         finished = train_rank(job, place, report=report, stopping=stopping)
-    print(json.dumps({"home": job.home, "finished": finished}), flush=True)
-    if place.world > 1:
+    say(home=job.home, finished=finished, first=steps[0] if steps else None)
+    if world > 1:
         dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -25,7 +25,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The run of one rank."""
     folder = tmp_path_factory.mktemp("alone")
     features(open_store(folder), 16, persons=8)
-    home: str = train(CONFIG, str(folder), folder / "meeting")["home"]
+    home: str = train(CONFIG, str(folder))["home"]
     return home
 
 
@@ -50,10 +50,8 @@ def test_two_ranks_are_one(how: str, alone: str, tmp_path: Path) -> None:
 def test_a_run_of_two_ranks_goes_on_with_one(parallel: str, alone: str, tmp_path: Path) -> None:
     features(open_store(tmp_path), 16, persons=8)
     pair = replace(CONFIG, workers=2, parallel=parallel)
-    ranks = [start(pair, str(tmp_path), rank=r, world=2, meeting=str(tmp_path / "m"), kill_at=3) for r in (0, 1)]
+    ranks = [start(pair, str(tmp_path), rank=rank, world=2, meeting=tmp_path / "m", kill_at=3) for rank in (0, 1)]
     # Rank 0 kills itself after step 3; the other one ends with an error, having lost it.
-    for rank in ranks:
-        rank.communicate(timeout=300)
-        assert rank.returncode != 0
-    home = train(CONFIG, str(tmp_path), tmp_path / "meeting")["home"]
+    assert all(rank.wait() != 0 for rank in ranks)
+    home = train(CONFIG, str(tmp_path))["home"]
     assert committed(home).facts["losses"] == pytest.approx(committed(alone).facts["losses"], abs=1e-5)

@@ -11,6 +11,7 @@ from small_features import features, random_sample
 from training_process import assert_equal, checkpoint
 
 from storage.checkpoints import CheckpointStore
+from storage.errors import ShardCorrupt
 from storage.records import committed
 from storage.stores import open_store
 from tasks.generation import find_generation
@@ -39,15 +40,24 @@ def train_here(config: TrainConfig, root: Path, **options: Any) -> tuple[str, li
     return job.home, rows
 
 
-def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path) -> None:
-    for name in ("whole", "cut"):
-        features(open_store(tmp_path / name), 8, persons=4)
-    whole, _ = train_here(CONFIG, tmp_path / "whole")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, Any]]]:
+    """URI and log of a run that was not disturbed."""
+    root = tmp_path_factory.mktemp("finished")
+    features(open_store(root), 8, persons=4)
+    return train_here(CONFIG, root)
+
+
+def test_an_interrupted_training_ends_with_the_same_bits(
+    finished: tuple[str, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    whole, _ = finished
+    features(open_store(tmp_path), 8, persons=4)
     asked = iter([False, False, True])
-    cut, rows = train_here(CONFIG, tmp_path / "cut", stopping=lambda: next(asked))
+    cut, rows = train_here(CONFIG, tmp_path, stopping=lambda: next(asked))
     assert rows[-1]["step"] == 3, "it stops after the step that it is in"
     assert open_store(cut).stat("record.json") is None
-    again, _ = train_here(CONFIG, tmp_path / "cut")
+    again, _ = train_here(CONFIG, tmp_path)
     assert again == cut
     expected = checkpoint(whole)
     kinds = {name.split(".")[0] for name in expected}
@@ -122,9 +132,8 @@ def test_augmentation_changes_what_goes_in_and_not_the_target(tmp_path: Path) ->
     assert bool((changed["semantic"] == 0).all(dim=-1).any())
 
 
-def test_the_model_is_the_average_with_the_weights_beside_it(tmp_path: Path) -> None:
-    features(open_store(tmp_path), 8, persons=4)
-    home, rows = train_here(CONFIG, tmp_path)
+def test_the_model_is_the_average_with_the_weights_beside_it(finished: tuple[str, list[dict[str, Any]]]) -> None:
+    home, rows = finished
     record, tensors = committed(home), checkpoint(home)
     state = load_networks(record).state_dict()
     name = "denoiser.conv_in.weight"
@@ -151,11 +160,10 @@ def test_options_that_say_how_and_not_what_leave_the_address_alone(tmp_path: Pat
     assert set(TrainConfig().decisive) == set()
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
-    root = open_store(tmp_path)
-    generation = features(root, 8, persons=4)
-    train_here(CONFIG, tmp_path)
-    job = job_for(CONFIG, generation, root)
+def test_a_checkpoint_of_another_configuration_is_refused(finished: tuple[str, list[dict[str, Any]]]) -> None:
+    root = open_store(finished[0].rpartition("/stage1/")[0])
+    job = job_for(CONFIG, find_generation(root, "features", None), root)
+    assert job.home == finished[0]
     with pytest.raises(ValueError, match="of another configuration: its decisive has seed=None, this run 5"):
         train_rank(replace(job, config=replace(CONFIG, seed=5)), ALONE)
 
@@ -169,6 +177,16 @@ def test_a_batch_larger_than_the_data_is_refused_unless_rows_may_repeat(tmp_path
     assert len(FeatureBatches(rows, replace(config, repeat=True), networks).keys(0)) == 4
     with pytest.raises(ValueError, match="no two training rows"):
         FeatureBatches(rows, replace(CONFIG, pairs=True), networks)
+
+
+def test_a_truncated_shard_is_refused_before_its_first_sample(tmp_path: Path) -> None:
+    root = open_store(tmp_path)
+    generation = features(root, 4)
+    shard = tmp_path / "features" / generation.uri.rpartition("/")[2] / generation.manifest.shards[0].name
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ShardCorrupt, match=r"has .* bytes, its manifest says"):
+        job_for(CONFIG, generation, root)
 
 
 def test_an_empty_generation_is_refused(tmp_path: Path) -> None:
