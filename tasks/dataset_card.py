@@ -210,7 +210,7 @@ def fit_picture(images: Generation, maps: Generation, key: str) -> NDArray[np.ui
     fitted = fitted_mesh(sample, image.shape[0])
     for points, colour in ((from_npy(sample["landmarks.npy"]), _FOUND), (fitted, _FITTED)):
         for x, y in () if points is None else points:
-            draw.ellipse((2 * x - 1.2, 2 * y - 1.2, 2 * x + 1.2, 2 * y + 1.2), fill=colour)
+            draw.ellipse((2 * x - 2, 2 * y - 2, 2 * x + 2, 2 * y + 2), fill=colour)
     return np.asarray(large)
 
 

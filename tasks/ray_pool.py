@@ -93,13 +93,20 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
     # Actors ask for whole CPUs; on a machine with one core two logical ones keep a trainer and its driver from waiting
     # for each other.
     cluster = bool(os.environ.get("RAY_ADDRESS"))
-    ray.init(
-        num_cpus=None if cluster else max(2, cpus or os.cpu_count() or 2),
-        include_dashboard=None if cluster else False,
-        object_store_memory=None if cluster else 256 * 1024 * 1024,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    for last in (False, False, True):
+        try:
+            ray.init(
+                num_cpus=None if cluster else max(2, cpus or os.cpu_count() or 2),
+                include_dashboard=None if cluster else False,
+                object_store_memory=None if cluster else 256 * 1024 * 1024,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            break
+        except Exception as error:  # Ray raises no narrower one: a busy machine needs more than its fixed 30 s
+            ray.shutdown()
+            if last or "timed out during startup" not in str(error):
+                raise
     try:
         yield
     finally:
