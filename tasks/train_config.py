@@ -136,6 +136,11 @@ class TrainConfig:
                 f"batch={self.batch} cannot be divided among workers={self.workers} × accumulate={self.accumulate}: "
                 f"choose a multiple of {self.workers * self.accumulate}"
             )
+        if self.parallel == "fsdp" and self.workers > 1 and (self.ema_on_cpu or self.optimiser == "adamw8bit"):
+            what = "ema_on_cpu=True" if self.ema_on_cpu else "optimiser='adamw8bit'"
+            raise ValueError(
+                f"parallel='fsdp' holds average and moments in parts and does not go with {what}: leave one out"
+            )
         if self.sample_every is not None and self.codec is None:
             raise ValueError(f"sample_every={self.sample_every}: sample grids need the codec of the features, codec=…")
 

@@ -88,7 +88,8 @@ def memory(config: TrainConfig, networks: InstaFaceConfig) -> dict[str, float]:
 
 
 def ladder(config: TrainConfig, networks: InstaFaceConfig) -> list[tuple[str, float]]:
-    """What to do when memory is short, each lever on top of those before: (lever, GiB of one rank)."""
+    """What to do when memory is short, each lever on top of those before: (lever, GiB of one rank). The last two are
+    alternatives."""
     plain = replace(
         config, precision="fp32", gradient_checkpointing=False, ema_on_cpu=False, optimiser="adamw", parallel="ddp",
         accumulate=1,
@@ -103,11 +104,15 @@ def ladder(config: TrainConfig, networks: InstaFaceConfig) -> list[tuple[str, fl
     micro = config.batch // config.workers
     if micro > 1:
         then(f"accumulate={micro}", accumulate=micro)
+    if config.workers > 1:
+        together = replace(levers[-1][1], parallel="fsdp")
     if config.ema_decay is not None:
         then("ema_on_cpu=True", ema_on_cpu=True)
     then("optimiser='adamw8bit'", optimiser="adamw8bit")
     if config.workers > 1:
-        then(f"parallel='fsdp' on {config.workers} ranks", parallel="fsdp")
+        levers.append(
+            (f"instead of the average on the CPU and 8 bits: parallel='fsdp' on {config.workers} ranks", together)
+        )
     return [(words, sum(memory(one, networks).values())) for words, one in levers]
 
 

@@ -230,6 +230,8 @@ def test_a_number_that_is_none_stops_the_training_and_names_the_sample(tmp_path:
         ("schedule", "linear"),
         ("sample_every", 5),
         ("validate_every", 0),
+        ("clip", 0.0),
+        ("maps_noise", -0.1),
     ],
 )
 def test_a_bad_configuration_is_refused_with_the_value(field: str, value: object) -> None:
