@@ -168,7 +168,7 @@ def prefect_task_an_image(paths: list[str]) -> float:
 
 
 class Memory(threading.Thread):
-    """Resident MiB of this process and its descendants, by kind, once a second."""
+    """MiB of this process and its descendants by kind, once a second; mapped files are not counted."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -190,7 +190,8 @@ class Memory(threading.Thread):
                     names[int(entry.name)] = (
                         (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                     )
-                    sizes[int(entry.name)] = int((entry / "statm").read_text().split()[1]) * 4096 / 2**20
+                    _, resident, mapped = (int(n) for n in (entry / "statm").read_text().split()[:3])
+                    sizes[int(entry.name)] = (resident - mapped) * 4096 / 2**20
                 except (OSError, ValueError):
                     continue
         ours, fringe = {os.getpid()}, {os.getpid()}
@@ -212,7 +213,7 @@ class Memory(threading.Thread):
         for stage, at in stages:
             axes.axvline(at, color="gray", linewidth=0.6)
             axes.text(at, axes.get_ylim()[1], f" {stage}", fontsize=8, va="top")
-        axes.set(xlabel="seconds", ylabel="resident MiB (all processes of the kind)", ylim=(0, None))
+        axes.set(xlabel="seconds", ylabel="MiB, mapped files not counted", ylim=(0, None))
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         figure.tight_layout()

@@ -18,6 +18,7 @@ from models.face3d.render import geometry
 from models.face3d.rotations import axis_angle_matrix
 from models.images import decode_png
 from tasks.array_bytes import from_npy
+from tasks.earlier_rows import IN_ORDER
 from tasks.extract import MIRRORED
 from tasks.generation import Generation
 
@@ -84,12 +85,13 @@ class Figures:
 def measure(images: Generation, maps: Generation) -> Figures:
     """Figures of a dataset; mirror images are left out."""
     keys = [key for key in maps.reader(["params.npy"]).keys if not key.endswith(MIRRORED)]
-    chosen = sorted(sorted(keys, key=_lot)[:MOST_ROWS])
-    pictures = images.reader(["image.png", "meta.json"])
-    samples = maps.reader(["params.npy", "albedo.png", "landmarks.npy"])
+    drawn = set(sorted(keys, key=_lot)[:MOST_ROWS])
+    chosen = [key for key in keys if key in drawn]  # in the order of the shards
+    pictures = images.reader(["image.png", "meta.json"], open_shards=IN_ORDER)
+    samples = maps.reader(["params.npy", "albedo.png", "landmarks.npy"], open_shards=IN_ORDER)
     model = load_open_head().model
     faces = [_face(key, pictures.by_key(key)[1], samples.by_key(key)[1], model) for key in chosen]
-    metas = [json.loads(sample["meta.json"]) for _, sample in images.reader(["meta.json"])]
+    metas = [json.loads(sample["meta.json"]) for _, sample in images.reader(["meta.json"], open_shards=IN_ORDER)]
     people = {meta["person"] for meta in metas} - {None}
     return Figures(
         faces=faces, of=len(keys), resolution=[min(meta["height"], meta["width"]) for meta in metas],

@@ -11,6 +11,8 @@ from storage.units import FOLDER, Unit, read_unit
 from tasks.rows import OK
 
 CACHE_VARIABLE = "INSTAFACE_CACHE"
+IN_ORDER = 3
+"""Shards to keep open for those who go through a dataset in its order."""
 
 
 def cache_folder(name: str) -> Path:
@@ -18,9 +20,12 @@ def cache_folder(name: str) -> Path:
     return Path(os.environ.get(CACHE_VARIABLE, Path.home() / ".cache" / "instaface")) / name
 
 
-def open_reader(store: Store, manifest: Manifest, fields: Sequence[str]) -> SampleReader:
-    """Random access to a generation; shards of a remote store pass through a verified cache on the local disk."""
-    return SampleReader(store, manifest, fields, cache_folder("shards"))
+def open_reader(store: Store, manifest: Manifest, fields: Sequence[str], *, open_shards: int = 256) -> SampleReader:
+    """Random access to a generation; shards of a remote store pass through a verified cache on the local disk.
+
+    Who goes through a dataset in its order needs few `open_shards` at once: what is mapped counts as its memory.
+    """
+    return SampleReader(store, manifest, fields, cache_folder("shards"), open_shards=open_shards)
 
 
 def decided_units(store: Store) -> Iterator[Unit]:
@@ -67,5 +72,5 @@ class EarlierRows:
             return None
         uri, key = self._where[content_key]
         if uri not in self._readers:
-            self._readers[uri] = open_reader(open_store(uri), self._manifests[uri], self._fields)
+            self._readers[uri] = open_reader(open_store(uri), self._manifests[uri], self._fields, open_shards=IN_ORDER)
         return dict(self._readers[uri].by_key(key)[1])

@@ -24,7 +24,7 @@ from models.images import decode_png
 from storage.canonical import canonical_json, digest_of, sha256_of
 from storage.stores import Store, open_store
 from tasks.array_bytes import from_npy, npy_bytes
-from tasks.earlier_rows import EarlierRows
+from tasks.earlier_rows import IN_ORDER, EarlierRows
 from tasks.extract import MIRRORED, ShardUnit, mirrored_mesh
 from tasks.frozen import CODECS, FACES, SEMANTICS, frozen_digest, load_codec, load_face, load_semantic
 from tasks.generation import Generation, Plan, build_generation
@@ -115,8 +115,8 @@ class EncodeWorker:
     ) -> None:
         torch.set_num_threads(1)  # one actor a core; also keeps sums in one order
         self.featurizer = Featurizer(config, device)
-        self.images = images.reader(["image.png", "meta.json"])
-        self.maps = maps.reader(_READ)
+        self.images = images.reader(["image.png", "meta.json"], open_shards=IN_ORDER)
+        self.maps = maps.reader(_READ, open_shards=IN_ORDER)
         self.uri = maps.uri
         self.flip = config.flip
         self.config_digest = digest_of([VERSION, config.codec, config.semantic, config.face, self.featurizer.digest])

@@ -28,7 +28,7 @@ from storage.shards import ShardEntry
 from storage.stores import Store, open_store
 from tasks.array_bytes import from_npy, npy_bytes
 from tasks.assets import asset, weights_digest
-from tasks.earlier_rows import EarlierRows
+from tasks.earlier_rows import IN_ORDER, EarlierRows
 from tasks.generation import Generation, Plan, build_generation
 from tasks.ray_pool import PoolConfig
 from tasks.rows import Row, RowFailed
@@ -171,7 +171,7 @@ class ExtractWorker:
     def __init__(self, config: ExtractConfig, images: Generation, device: str, earlier: tuple[str, ...]) -> None:
         self.config = config
         self.mapper = Mapper(config, device)
-        self.images = images.reader(["image.png", "meta.json", "mesh.npy"])
+        self.images = images.reader(["image.png", "meta.json", "mesh.npy"], open_shards=IN_ORDER)
         self.uri = images.uri
         self.row_digest = digest_of([VERSION, config.estimator, config.truth, self.mapper.estimator.digest])
         self.earlier = EarlierRows(earlier, FIELDS)

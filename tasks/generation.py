@@ -65,8 +65,8 @@ class Generation:
     def store(self) -> Store:
         return open_store(self.uri)
 
-    def reader(self, fields: Sequence[str] | None = None) -> SampleReader:
-        return open_reader(self.store(), self.manifest, fields or self.manifest.fields)
+    def reader(self, fields: Sequence[str] | None = None, *, open_shards: int = 256) -> SampleReader:
+        return open_reader(self.store(), self.manifest, fields or self.manifest.fields, open_shards=open_shards)
 
     def status(self) -> list[StatusRow]:
         return read_status(self.store())

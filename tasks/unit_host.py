@@ -207,11 +207,12 @@ class RowProcess:
         return RowStopped("crash", f"the process that worked on it ended with {how}")
 
     def _resident(self) -> int:
-        """Bytes of memory that the child holds; 0 where the system does not tell."""
+        """Bytes of memory that the child holds of its own, mapped files not counted; 0 where the system does not tell."""
         try:
-            return int(Path(f"/proc/{self._child.pid}/statm").read_text().split()[1]) * _PAGE
-        except (OSError, IndexError):
+            _, resident, shared = (int(n) for n in Path(f"/proc/{self._child.pid}/statm").read_text().split()[:3])
+        except (OSError, ValueError):
             return 0
+        return (resident - shared) * _PAGE
 
 
 def decide_rows(

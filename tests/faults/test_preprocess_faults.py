@@ -20,6 +20,8 @@ from tasks.shard import ShardConfig, shard
 from tasks.sources import SourceConfig, list_photos
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 400
+"""Seconds before something counts as hanging, on a machine however busy."""
 pytestmark = pytest.mark.faults
 
 
@@ -54,7 +56,7 @@ def named(pid: int, name: str) -> list[int]:
 
 
 def wait_for_units(store: Store, count: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while sum("/units/" in info.key for info in store.list("numbers/")) < count:
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
@@ -75,7 +77,7 @@ def content(root: Path) -> dict[str, bytes]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     root = tmp_path_factory.mktemp("undisturbed")
     process = start(root, 0.0)
-    assert process.wait(120) == 0
+    assert process.wait(PATIENCE) == 0
     return content(root)
 
 
@@ -104,17 +106,17 @@ def test_a_killed_flow_or_node_goes_on_when_it_is_run_again(
     target = process.pid if victim == "flow" else named(process.pid, "/raylet ")[0]
     os.kill(target, signal.SIGKILL)
     try:
-        assert process.wait(90) != 0
+        assert process.wait(PATIENCE) != 0
     finally:
         process.kill()
     assert not [info for info in store.list("numbers/") if info.key.endswith("manifest.json")]
     finished = {info.key for info in store.list("numbers/") if "/units/" in info.key}
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while any(Path(f"/proc/{pid}/cmdline").exists() and b"row_process" in _line(pid) for pid in rows):
         assert time.monotonic() < deadline, "rows are still worked on, and nobody is there to take them"
         time.sleep(0.1)
     again = start(tmp_path, 0.0)
-    assert again.wait(120) == 0
+    assert again.wait(PATIENCE) == 0
     assert finished <= {info.key for info in store.list("numbers/")}  # what was done was not done again
     assert content(tmp_path) == undisturbed
 
