@@ -28,7 +28,7 @@ app.command("verify-image")(verify_image)
 app.command()(portraits)
 console = Console(stderr=True, highlight=False)
 
-PresetChoice = Literal["tiny", "tiny-scratch", "debug", "open", "paper"]
+PresetChoice = Literal["tiny", "tiny-scratch", "tiny-further", "debug", "open", "paper"]
 FLOWS = (
     "preprocess-ffhq",
     "redrive-quarantine",
@@ -45,9 +45,7 @@ def demo(
     photos: Annotated[str, typer.Option(help="Folder of photographs, or embedded:portrait")] = "embedded:portrait",
     store: Annotated[str, typer.Option(help="s3: an embedded S3 server; file: a folder; or a URI of your own")] = "s3",
     out: Annotated[Path, typer.Option(help="Folder of the report")] = Path(".instaface/demo"),
-    preset: Annotated[
-        Literal["tiny", "tiny-scratch", "debug", "open", "paper"], typer.Option(help="tiny, or debug for a handful of steps")
-    ] = "tiny",
+    preset: Annotated[PresetChoice, typer.Option(help="tiny, or debug for a handful of steps")] = "tiny",
     s3_port: Annotated[int | None, typer.Option(help="Port of the embedded S3 server; a free one by default")] = None,
 ) -> None:
     """Run the whole DAG on this machine and write a page of pictures."""

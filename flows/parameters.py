@@ -15,7 +15,7 @@ def _checked(uri: object) -> object:
 
 
 PresetName = Annotated[
-    Literal["tiny", "tiny-scratch", "debug", "open", "paper"],
+    Literal["tiny", "tiny-scratch", "tiny-further", "debug", "open", "paper"],
     Field(
         description="tiny: all embedded, CPU; tiny-scratch: how its weights were trained; debug: a handful of steps; "
         "open: no registration walls; paper: as published"

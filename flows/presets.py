@@ -51,7 +51,7 @@ def tiny_scratch() -> Preset:
         train=TrainConfig(
             model="tiny",
             start="random",
-            steps=6000,
+            steps=5000,
             batch=8,
             draws=3,
             pairs=True,
@@ -61,9 +61,11 @@ def tiny_scratch() -> Preset:
             schedule="cosine",
             decay_from=0.35,
             ema_decay=0.997,
+            ema_every=5,
             precision="bf16",
             attention="math",
-            threads=2,
+            workers=2,
+            threads=1,
             checkpoint_every=500,
             validate_every=500,
             validation_samples=16,
@@ -71,6 +73,13 @@ def tiny_scratch() -> Preset:
             codec="patch-trained",
         ),
     )
+
+
+def tiny_further() -> Preset:
+    """`tiny-scratch` going on from the shipped weights, down to a learning rate of zero."""
+    preset = tiny_scratch()
+    further = replace(preset.train, start="published", steps=1500, learning_rate=8e-4, decay_from=0.4, ema_decay=0.995)
+    return replace(preset, name="tiny-further", train=further)
 
 
 def debug() -> Preset:
@@ -125,6 +134,7 @@ def paper() -> Preset:
 _PRESETS: dict[str, Callable[[], Preset]] = {
     "tiny": tiny,
     "tiny-scratch": tiny_scratch,
+    "tiny-further": tiny_further,
     "debug": debug,
     "open": open_,
     "paper": paper,

@@ -85,6 +85,10 @@ class InstaFaceConfig:
     zero_terminal_snr: bool = False
     """Rescale the schedule to end in pure noise (arXiv:2305.08891); wants velocity prediction."""
     prediction: Prediction = "epsilon"
+    latent_deviations: tuple[float, ...] = ()
+    """Standard deviation of each latent channel. Where given, what the denoiser reads and predicts is scaled by channel
+    and timestep (Karras et al. 2022, arXiv:2206.00364, table 1), so that it neither has to pass the noise of weak
+    channels on nor to learn the size of strong ones. Wants velocity prediction; empty is the paper."""
     spacing: Spacing = "leading"
     """Which timesteps a sampler visits: leading 951, …, 1 (Stable Diffusion), trailing 999, …, 49."""
     min_snr_gamma: float | None = None
@@ -167,6 +171,13 @@ def _check_process(c: InstaFaceConfig) -> None:
         raise ValueError(f"train_steps is {c.train_steps}: at least 2")
     if c.zero_terminal_snr and c.prediction == "epsilon":
         raise ValueError("zero_terminal_snr wants prediction='velocity': at zero SNR, ε says nothing about the picture")
+    if c.latent_deviations and (len(c.latent_deviations) != c.latent_channels or c.prediction != "velocity"):
+        raise ValueError(
+            f"{len(c.latent_deviations)} latent_deviations: give one for each of the {c.latent_channels} latent channels, "
+            "with prediction='velocity', or none"
+        )
+    if any(deviation <= 0 for deviation in c.latent_deviations):
+        raise ValueError(f"latent_deviations are positive, not {min(c.latent_deviations)}")
     if c.min_snr_gamma is not None and c.min_snr_gamma <= 0:
         raise ValueError(f"min_snr_gamma is {c.min_snr_gamma}: it must be positive (5 is usual), or None")
     if not 0 <= c.condition_dropout < 1:

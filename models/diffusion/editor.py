@@ -19,7 +19,7 @@ from models.diffusion.guidance import (
     mirror_denoiser,
 )
 from models.diffusion.identity import IdentityPreserver
-from models.diffusion.schedule import add_noise, alphas_of, min_snr_weight, velocity
+from models.diffusion.schedule import add_noise, alphas_of, min_snr_weight, velocity, velocity_scales
 from models.encoders.codec import LatentCodec, posterior_sample
 from models.rng import seed_of, torch_generator
 
@@ -66,6 +66,8 @@ class InstaFace(nn.Module):
         accept_features(denoiser, config.injection, config.guided_blocks)
         self.alphas: Tensor
         self.register_buffer("alphas", alphas_of(config), persistent=False)
+        self.deviations: Tensor
+        self.register_buffer("deviations", torch.tensor(config.latent_deviations), persistent=False)
 
     @classmethod
     def from_config(cls, config: InstaFaceConfig, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> "InstaFace":
@@ -147,8 +149,15 @@ class InstaFace(nn.Module):
         if features is not None:
             features = {name: repeat_rows(f if strength == 1 else f * strength, rows) for name, f in features.items()}
         tokens = repeat_rows(tokens_BNW, rows).expand(rows, -1, -1)
+        if not self.config.latent_deviations:
+            return self._unet(z_t, timesteps, tokens, features)
+        alpha = self.alphas[timesteps].view(-1, 1, 1, 1)
+        read, skip, write = velocity_scales(alpha, self.deviations.view(1, -1, 1, 1))
+        return skip * z_t.float() + write * self._unet(read * z_t, timesteps, tokens, features).float()
+
+    def _unet(self, z: Tensor, timesteps: Tensor, tokens: Tensor, features: Mapping[str, Tensor] | None) -> Tensor:
         output: Tensor = self.denoiser(
-            z_t.to(self.dtype), timesteps, tokens, cross_attention_kwargs=adding(features), return_dict=False
+            z.to(self.dtype), timesteps, tokens, cross_attention_kwargs=adding(features), return_dict=False
         )[0]
         return output
 

@@ -54,6 +54,19 @@ def to_clean_and_noise(output: Tensor, z_t: Tensor, alpha: Tensor, prediction: P
     return a * z_t - s * output, a * output + s * z_t
 
 
+def velocity_scales(alpha: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scales (of the input, of z_t in the output, of the network in the output) under which a network of unit input
+    predicts the velocity with a target of unit variance, for latents of the given standard deviation s.
+
+    v = c_skip z_t + c_out F(c_in z_t) with Var z_t = ᾱs² + 1 − ᾱ, c_in = Var^-½, c_skip = Cov(v, z_t)/Var z_t =
+    √(ᾱ(1−ᾱ)) (1 − s²)/Var z_t and c_out = s Var^-½, the deviation of what is left (Karras et al. 2022,
+    arXiv:2206.00364, appendix B.6, for the velocity of a variance-preserving process). s = 1 gives 1, 0 and 1.
+    """
+    variance = alpha * deviation.square() + 1 - alpha
+    skip = (alpha * (1 - alpha)).sqrt() * (1 - deviation.square()) / variance
+    return variance.rsqrt(), skip, deviation * variance.rsqrt()
+
+
 def signal_to_noise(alpha: Tensor) -> Tensor:
     """SNR = ᾱ/(1−ᾱ)."""
     return alpha / (1 - alpha)
