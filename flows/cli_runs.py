@@ -57,7 +57,9 @@ def show_command(
         grid = out.with_name(f"{out.stem}-samples.png")
         grid.write_bytes(samples)
         console.print(f"latest samples: [bold]{grid}[/bold]")
-    console.print(f"TensorBoard: tensorboard --logdir {home.uri.removeprefix('file://')}/tensorboard")
+    remote = home.uri.startswith("s3://")
+    board = f".instaface/tensorboard/{home.uri.rpartition('/')[2]}" if remote else f"{home.uri[7:]}/tensorboard"
+    console.print(f"TensorBoard: tensorboard --logdir {board}")
 
 
 @runs_app.command("replay")
