@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from tasks.live import Mailbox
 from tasks.unit_host import RowLimits
 
 MAX_RESTARTS = 3
 WATCH_SECONDS = 1.0
+REPORT_TIMEOUT = 30.0
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -165,9 +166,10 @@ def run_units(
                     running[host.process.remote(unit)] = (host, unit)
         while running:
             finished, _ = ray.wait(list(running), num_returns=1, timeout=WATCH_SECONDS)
-            if mailbox is not None and watch is not None:
-                for report in ray.get(mailbox.take.remote()):
-                    watch(report)
+            if not finished:
+                _refuse_dead_cluster()
+            if mailbox is not None and watch is not None and not _forward(mailbox, watch):
+                mailbox = None
             for done in finished:
                 host, unit = running.pop(done)
                 if waiting:
@@ -175,8 +177,26 @@ def run_units(
                     running[host.process.remote(successor)] = (host, successor)
                 yield _result(done, unit, pool.restarts)
     finally:
-        for host in (*hosts, *((mailbox,) if mailbox is not None else ())):
+        for host in filter(None, (*hosts, mailbox)):
             ray.kill(host)
+
+
+def _forward(mailbox: Any, watch: Callable[[Mapping[str, Any]], None]) -> bool:
+    """Pass on what the mailbox holds; False where it is gone with its node: the work goes on, unreported."""
+    try:
+        for report in ray.get(mailbox.take.remote(), timeout=REPORT_TIMEOUT):
+            watch(report)
+    except GetTimeoutError:
+        _refuse_dead_cluster()  # else only slow
+    except RayActorError:
+        return False
+    return True
+
+
+def _refuse_dead_cluster() -> None:
+    """Without a living node Ray would wait for one for ever."""
+    if not any(node["Alive"] for node in ray.nodes()):
+        raise UnitFailed("the last node of Ray died. What was finished is kept: run it again")
 
 
 def run_remote(function: Callable[..., Result], *arguments: Any, gpu: bool = False) -> Result:
