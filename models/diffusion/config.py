@@ -85,10 +85,13 @@ class InstaFaceConfig:
     zero_terminal_snr: bool = False
     """Rescale the schedule to end in pure noise (arXiv:2305.08891); wants velocity prediction."""
     prediction: Prediction = "epsilon"
+    latent_gains: tuple[float, ...] = ()
+    """What each latent channel is multiplied with before noise is added, and divided by after sampling. Weak channels are
+    then decided late, by what is likely rather than by chance, and weigh less in the loss; empty is the paper."""
     latent_deviations: tuple[float, ...] = ()
-    """Standard deviation of each latent channel. Where given, what the denoiser reads and predicts is scaled by channel
-    and timestep (Karras et al. 2022, arXiv:2206.00364, table 1), so that it neither has to pass the noise of weak
-    channels on nor to learn the size of strong ones. Wants velocity prediction; empty is the paper."""
+    """Standard deviation of each latent channel, its gain included. Where given, what the denoiser reads and predicts
+    is scaled by channel and timestep (Karras et al. 2022, arXiv:2206.00364, table 1), so that it neither has to pass the
+    noise of weak channels on nor to learn the size of strong ones. Wants velocity prediction; empty is the paper."""
     spacing: Spacing = "leading"
     """Which timesteps a sampler visits: leading 951, …, 1 (Stable Diffusion), trailing 999, …, 49."""
     min_snr_gamma: float | None = None
@@ -171,13 +174,16 @@ def _check_process(c: InstaFaceConfig) -> None:
         raise ValueError(f"train_steps is {c.train_steps}: at least 2")
     if c.zero_terminal_snr and c.prediction == "epsilon":
         raise ValueError("zero_terminal_snr wants prediction='velocity': at zero SNR, ε says nothing about the picture")
+    if c.latent_gains and len(c.latent_gains) != c.latent_channels:
+        raise ValueError(f"{len(c.latent_gains)} latent_gains: give one for each of the {c.latent_channels} channels")
     if c.latent_deviations and (len(c.latent_deviations) != c.latent_channels or c.prediction != "velocity"):
         raise ValueError(
             f"{len(c.latent_deviations)} latent_deviations: give one for each of the {c.latent_channels} latent channels, "
             "with prediction='velocity', or none"
         )
-    if any(deviation <= 0 for deviation in c.latent_deviations):
-        raise ValueError(f"latent_deviations are positive, not {min(c.latent_deviations)}")
+    for name in ("latent_deviations", "latent_gains"):
+        if any(value <= 0 for value in getattr(c, name)):
+            raise ValueError(f"{name} are positive, not {min(getattr(c, name))}")
     if c.min_snr_gamma is not None and c.min_snr_gamma <= 0:
         raise ValueError(f"min_snr_gamma is {c.min_snr_gamma}: it must be positive (5 is usual), or None")
     if not 0 <= c.condition_dropout < 1:

@@ -66,6 +66,8 @@ class InstaFace(nn.Module):
         accept_features(denoiser, config.injection, config.guided_blocks)
         self.alphas: Tensor
         self.register_buffer("alphas", alphas_of(config), persistent=False)
+        self.gains: Tensor
+        self.register_buffer("gains", torch.tensor(config.latent_gains or 1.0).view(1, -1, 1, 1), persistent=False)
         self.deviations: Tensor
         self.register_buffer("deviations", torch.tensor(config.latent_deviations), persistent=False)
 
@@ -183,7 +185,7 @@ class InstaFace(nn.Module):
         """
         rows = len(draws.noise)
         moments = repeat_rows(batch["moments"].float(), rows)
-        z_0 = posterior_sample(moments, draws.posterior)
+        z_0 = posterior_sample(moments, draws.posterior) * self.gains
         alpha = self.alphas[draws.timesteps].view(-1, 1, 1, 1)
         tokens = self.tokens(batch["semantic"], batch["face"])
         if features is None:

@@ -125,10 +125,10 @@ def sample_latents(
     for i, t in enumerate(timesteps):
         z = step(predict(z, t), t, z)
         if lock is not None:
-            z = _locked(z, lock, noise, model.alphas, timesteps[i + 1] if i + 1 < len(timesteps) else None)
+            z = _locked(z, lock, noise, model, timesteps[i + 1] if i + 1 < len(timesteps) else None)
         if progress is not None:
             progress(i + 1)
-    return z
+    return z / model.gains
 
 
 def extrapolate(reference: Tensor, target: Tensor, scale: float) -> Tensor:
@@ -237,10 +237,10 @@ def set_timesteps(scheduler: Any, steps: int) -> None:
         scheduler.set_timesteps(steps)
 
 
-def _locked(z: Tensor, lock: BackgroundLock, noise: Tensor, alphas: Tensor, next_timestep: int | None) -> Tensor:
+def _locked(z: Tensor, lock: BackgroundLock, noise: Tensor, model: InstaFace, next_timestep: int | None) -> Tensor:
     """z ← m z + (1−m) z_source, the source noised to where z is (blended diffusion, arXiv:2206.02779)."""
-    source = lock.source.to(z)
+    source = lock.source.to(z) * model.gains
     if next_timestep is not None:
-        source = add_noise(source, noise, alphas[next_timestep])
+        source = add_noise(source, noise, model.alphas[next_timestep])
     free = lock.free.to(z)
     return free * z + (1 - free) * source
