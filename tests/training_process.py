@@ -52,7 +52,7 @@ def start(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tasks.train_stage1", "training_process"])
     said = Path(tempfile.mkdtemp()) / f"rank-{rank}.jsonl"
-    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    environment = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "INSTAFACE_"))}
     process = context.Process(target=main, args=(config, root, rank, world, meeting, kill_at, said, environment))
     process.start()
     return Rank(process, said)

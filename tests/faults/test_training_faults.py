@@ -43,8 +43,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("place", ["folder", "s3"])
 def test_twenty_steps_are_ten_a_sigkill_and_the_rest(
-    place: str, whole: str, tmp_path: Path, request: pytest.FixtureRequest
+    place: str, whole: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("INSTAFACE_CACHE", str(tmp_path / "cache"))
     root = prepared(open_store(tmp_path / "root") if place == "folder" else request.getfixturevalue("s3_store"))
     killed = start(CONFIG, root, kill_at=12)
     assert killed.wait() == -signal.SIGKILL
