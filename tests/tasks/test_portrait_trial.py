@@ -1,0 +1,74 @@
+"""The trial on unseen people: the truth scores best, baselines are what they say, fine-tuning leaves the model alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from models.diffusion.editor import InstaFace
+from models.diffusion.presets import debug_config
+from tasks.edit_config import FinetuneConfig
+from tasks.encode import EncodeConfig, Featurizer
+from tasks.extract import ExtractConfig, Mapper
+from tasks.portrait_scores import CHOICES, Judge, chosen, region_psnr, scored
+from tasks.portrait_trial import EDITS, Frozen, Subject, TrialConfig, baselines, made_pictures, meet, tuned
+
+CONFIG = TrialConfig(size=128, steps=2, batch=3, finetune=FinetuneConfig(steps=1, copies=2, learning_rate=1e-3))
+
+
+@pytest.fixture(scope="module")
+def frozen() -> Frozen:
+    encode = EncodeConfig(codec="patch-cosine", semantic="efficientnet-lite0", face="dlib")
+    return Frozen(mapper=Mapper(ExtractConfig()), featurizer=Featurizer(encode))
+
+
+@pytest.fixture(scope="module")
+def subject(frozen: Frozen) -> Subject:
+    return meet(4, frozen, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def model(subject: Subject) -> InstaFace:
+    sizes = {"semantic_width": subject.features["semantic"].shape[-1], "face_width": subject.features["face"].shape[-1]}
+    return InstaFace.from_config(debug_config(latent_size=16, **sizes))
+
+
+def test_true_pictures_score_best_and_baselines_are_what_they_say(frozen: Frozen, subject: Subject) -> None:
+    judge = Judge(None)
+    truths = {name: subject.truths[name].image for name in ("turn left", "smile", "light below")}
+    rows = scored(judge, subject, "truth", truths)
+    assert [row["edit"] for row in rows] == list(truths)
+    assert all(row["head"] == row["all"] == 99.0 for row in rows)
+    assert all(row["points"] == 0.0 for row in rows)
+    assert all(row["chosen"] == (row["edit"] if row["edit"] in CHOICES else None) for row in rows)
+    found = baselines(subject, frozen.codec)
+    assert all(np.array_equal(one, subject.source.image) for one in found["copy of the source"].values())
+    assert chosen(subject, subject.source.image) == "source"
+    for name in EDITS:
+        truth = subject.truths[name]
+        heads = [region_psnr(found[method][name], truth.image, truth.head) or 0.0 for method in found]
+        assert heads[2] > max(heads[:2]), "the codec alone is nearer to the truth than copy and paste"
+        assert np.array_equal(subject.edited[name].mask, truth.maps().mask), "true parameters, true maps"
+
+
+def test_pictures_are_made_in_order_whatever_the_batch(frozen: Frozen, subject: Subject, model: InstaFace) -> None:
+    names = ["", "turn left", "smile", "light left"]
+    made = made_pictures(model, frozen.codec, subject, CONFIG, names)
+    assert list(made) == names
+    assert all(one.shape == (128, 128, 3) for one in made.values())
+    alone = made_pictures(model, frozen.codec, subject, replace(CONFIG, batch=1), ["smile"])
+    assert np.abs(alone["smile"].astype(int) - made["smile"]).max() <= 1
+
+
+def test_a_fine_tune_trains_a_copy(subject: Subject, model: InstaFace) -> None:
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    own, losses = tuned(model, subject, CONFIG)
+    assert len(losses) == 1
+    assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
+    assert any(not torch.equal(before[name], parameter) for name, parameter in own.named_parameters())
+
+
+def test_parameters_are_true_or_estimated() -> None:
+    with pytest.raises(ValueError, match="true or estimated"):
+        TrialConfig(parameters="guessed")
