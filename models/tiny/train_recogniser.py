@@ -27,7 +27,8 @@ def crops_of(seed: int, people: int, pictures: int, processes: int) -> Tensor:
     """uint8 (people, pictures, 3, 56, 56)."""
     items = [(seed, person, picture) for person in range(people) for picture in range(pictures)]
     crops = torch.from_numpy(np.stack(in_parallel(recogniser_crops, items, processes)))
-    return crops.permute(0, 3, 1, 2).unflatten(0, (people, pictures)).contiguous()
+    planes: Tensor = crops.permute(0, 3, 1, 2).unflatten(0, (people, pictures)).contiguous()
+    return planes
 
 
 def augmented(crops: Tensor, generator: torch.Generator) -> Tensor:

@@ -58,6 +58,17 @@ class Prefect:
             timeout=400, check=False,
         )  # fmt: skip
 
+    def states(self, flow: str, identity: str) -> list[str]:
+        """States of the runs of a flow whose parameters name an identity."""
+        query = json.dumps({"flows": {"name": {"any_": [flow]}}}).encode()
+        request = urllib.request.Request(
+            f"{self.environment['PREFECT_API_URL']}/flow_runs/filter",
+            data=query,
+            headers={"Content-Type": "application/json"},
+        )
+        runs = json.loads(urllib.request.urlopen(request, timeout=10).read())
+        return [run["state_type"] for run in runs if run["parameters"].get("identity_id") == identity]
+
     def wait_until_healthy(self) -> None:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
@@ -121,6 +132,41 @@ def test_the_documented_commands_make_an_identity_and_its_edits(prefect: Prefect
     assert len(list((prefect.home / "store" / "identities" / "eileen").glob("*/record.json"))) == 1
     manifests = list((prefect.home / "store" / "identities" / "eileen").glob("*/edits/*/record.json"))
     assert [image["name"] for image in json.loads(manifests[0].read_text())["facts"]["images"]] == ["left"]
+
+
+def test_five_submissions_at_once_train_once_and_an_erasure_leaves_nothing(prefect: Prefect) -> None:
+    """Needs the stage-1 model of the test before."""
+    submit = (
+        "prefect", "deployment", "run", "finetune-identity/finetune-identity", "--param", "image_uri=embedded:portrait",
+        "--param", "identity_id=five", "--param", "preset=debug", "--param", "seed=5",
+    )  # fmt: skip
+    for _ in range(5):
+        submitted = prefect.run(*submit)
+        assert submitted.returncode == 0, submitted.stderr
+    deadline = time.monotonic() + 500
+    while (states := prefect.states("finetune-identity", "five")) != ["COMPLETED"] * 5:
+        assert time.monotonic() < deadline, states
+        assert not {"FAILED", "CRASHED"} & set(states), (prefect.home / "worker.log").read_text()
+        time.sleep(2)
+    home = prefect.home / "store" / "identities" / "five"
+    assert len(list(home.rglob("record.json"))) == 1
+    assert not list(home.rglob("claims/*"))
+
+    erased = prefect.run(
+        "prefect", "deployment", "run", "erase-identity/erase-identity", "--param", "identity_id=five", "--param",
+        "reason=asked", "--watch",
+    )  # fmt: skip
+    assert erased.returncode == 0, erased.stdout + (prefect.home / "worker.log").read_text()
+    assert not home.exists() or not list(home.rglob("*"))
+    assert prefect.states("finetune-identity", "five") == [], "no run names the identity any more"
+    receipts = list((prefect.home / "store" / "erasures" / "receipts").glob("*.json"))
+    receipt = json.loads(receipts[0].read_text())
+    assert receipt["remaining"] == 0
+    assert receipt["runs"]["runs"] == 6, "five fine-tunes and the erasure itself"
+    assert receipt["runs"]["artifacts_deleted"] >= 5
+    late = prefect.run(*submit, "--watch")
+    assert late.returncode != 0
+    assert "was erased" in (prefect.home / "worker.log").read_text()
 
 
 @pytest.mark.parametrize("uri", ["http://169.254.169.254/face.jpg", "s3://bucket/", "s3://bucket/x.svg", ""])

@@ -2,7 +2,6 @@
 
 import io
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flows.presets import by_name
-from models.diffusion.config import InstaFaceConfig
-from models.diffusion.editor import InstaFace, draws_for
-from models.diffusion.folder import save_model
+from models.diffusion.editor import draws_for
 from models.images import decode_png
 from models.provenance import read_stamp
 from storage.canonical import sha256_of
@@ -35,22 +31,9 @@ from tasks.preset import Preset
 from tasks.train_data import FEATURES
 from tasks.train_state import load_networks
 from tasks.verify_image import verify_image
-
-PORTRAIT = "embedded:portrait"
-SIDE = 128
+from tests.identity_process import PORTRAIT, SIDE, Reports, small_base, small_preset
 
 pytestmark = pytest.mark.slow
-
-
-class Reports:
-    """A mailbox in the same process: `put.remote(report)` as an actor's."""
-
-    def __init__(self) -> None:
-        self.all: list[dict[str, Any]] = []
-        self.put = self
-
-    def remote(self, report: dict[str, Any]) -> None:
-        self.all.append(report)
 
 
 @dataclass(frozen=True)
@@ -76,28 +59,10 @@ class Studio:
         return committed(job.home.uri)
 
 
-def small_base(root: Store) -> str:
-    """A stage-1 record of small random networks over the embedded encoders."""
-    config = InstaFaceConfig(
-        latent_channels=16, latent_size=SIDE // 8, widths=(16, 32),
-        attention=(False, True), layers=1, heads=2, groups=8, token_width=32,
-        semantic_width=320, face_width=128, identity_depth=1, identity_head_width=16,
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(InstaFace.from_config(config, seed=3), folder)
-        files = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
-    return commit_record(root.child("stage1/base"), files, {"step": 0, "losses": [1.0]}).uri
-
-
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
     root = open_store(tmp_path_factory.mktemp("studio"))
-    preset = by_name("debug")
-    preset = replace(
-        preset, shard=replace(preset.shard, size=SIDE), finetune=replace(preset.finetune, steps=2),
-        edit=replace(preset.edit, batch=2),
-    )  # fmt: skip
-    studio = Studio(root, preset, small_base(root), None, Reports())  # type: ignore[arg-type]
+    studio = Studio(root, small_preset(), small_base(root), None, Reports())  # type: ignore[arg-type]
     job = studio.job("eileen")
     train_identity(job, read_image_uri(PORTRAIT), studio.reports)
     return replace(studio, identity=committed(job.home.uri))
