@@ -8,6 +8,7 @@ import torch
 from models.diffusion.config import InstaFaceConfig
 from models.diffusion.editor import InstaFace, draws_for
 from models.diffusion.presets import debug_config, tiny_config
+from models.diffusion.sampling import sample_latents
 from models.diffusion.schedule import add_noise, velocity, velocity_scales
 
 
@@ -59,10 +60,29 @@ def test_a_silent_network_predicts_the_best_linear_guess() -> None:
     assert torch.allclose(output, skip * z, atol=1e-6)
 
 
+def test_gains_scale_what_is_noised_and_are_undone_after_sampling() -> None:
+    plain = debug_config(latent_size=8, semantic_width=16, face_width=8)
+    gained = dataclasses.replace(plain, latent_gains=(0.5,) * 16)
+    batch = {
+        "moments": torch.cat([torch.full((1, 16, 8, 8), 2.0), torch.full((1, 16, 8, 8), -30.0)], dim=1),
+        "conditions": torch.zeros(1, 48, 8, 8), "semantic": torch.zeros(1, 5, 16), "face": torch.zeros(1, 8),
+    }  # fmt: skip
+    halved = batch | {"moments": torch.cat([batch["moments"][:, :16] / 2, batch["moments"][:, 16:]], dim=1)}
+    draws = draws_for(plain, ["a"], run_seed=0, epoch=0)
+    models = [InstaFace.from_config(config).eval() for config in (plain, gained)]
+    with torch.no_grad():
+        assert torch.allclose(models[1].loss(batch, draws), models[0].loss(halved, draws), rtol=1e-4)
+        tokens = models[0].tokens(batch["semantic"], batch["face"])
+        one, other = (sample_latents(m, batch["conditions"], tokens, keys=["a"], steps=2) for m in models)
+    assert torch.allclose(other, one * 2, rtol=1e-4, atol=1e-4)
+
+
 def test_configuration_round_trip_and_refusals() -> None:
     config = tiny_config()
     assert InstaFaceConfig.from_json(config.to_json()) == config
     with pytest.raises(ValueError, match="63 latent_deviations: give one for each of the 64"):
         dataclasses.replace(config, latent_deviations=config.latent_deviations[1:])
+    with pytest.raises(ValueError, match="63 latent_gains: give one for each of the 64"):
+        dataclasses.replace(config, latent_gains=config.latent_gains[1:])
     with pytest.raises(ValueError, match="are positive, not 0"):
         dataclasses.replace(config, latent_deviations=(0.0, *config.latent_deviations[1:]))
