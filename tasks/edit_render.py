@@ -148,7 +148,9 @@ def denoise(
     config = preset.edit
     device = torch.device("cuda" if config.gpu else "cpu")
     model = model.to(device).eval()
-    tokens = model.tokens(*(_feature(identity, name).to(device) for name in ("semantic", "face")))
+    semantic, face = (_feature(identity, name).to(device) for name in ("semantic", "face"))
+    tokens = model.tokens(semantic, face)
+    guiding = model.guidance_tokens(semantic, face, tokens)
     moments = _feature(identity, "moments") if "moments.npy" in identity.files else None
     reference = map_latents(codec, [photographed]).to(device)
     key = str(identity.facts["lineage"]["image_sha256"])[:16]
@@ -161,6 +163,7 @@ def denoise(
             steps=config.steps, solver=config.solver,  # type: ignore[arg-type]  # checked by EditConfig
             lock=_lock(some, photographed, moments, reference) if locked and moments is not None else None,
             reference=reference if config.reference_scale != 1 else None, reference_scale=config.reference_scale,
+            guidance_tokens=guiding,
         )  # fmt: skip
         images += [to_pixels(one) for one in made]
         report(len(images), names[len(images) - 1])

@@ -233,6 +233,7 @@ def preview(
     made = sample(
         model, codec, conditions, tokens, keys=[job.image_sha256[:16]] * len(conditions), seed=config.seed,
         steps=config.steps, solver=config.solver,  # type: ignore[arg-type]  # checked by EditConfig
+        guidance_tokens=model.guidance_tokens(batch["semantic"], batch["face"], tokens),
     )  # fmt: skip
     return dict(zip(["rebuilt", *PREVIEWS], made.cpu(), strict=True))
 

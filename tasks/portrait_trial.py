@@ -136,6 +136,7 @@ def made_pictures(
     model.eval()
     seen = features or subject.features
     tokens = model.tokens(seen["semantic"], seen["face"])
+    guiding = model.guidance_tokens(seen["semantic"], seen["face"], tokens)
     maps = {"": subject.maps, **subject.edited}
     pictures: dict[str, Pixels] = {}
     asked = [name for name in names if name]
@@ -149,6 +150,7 @@ def made_pictures(
             tokens,
             keys=[subject.key] * len(some),
             steps=config.steps,
+            guidance_tokens=guiding,
             lock=_lock(subject, [maps[name] for name in some]) if config.background_lock and some != [""] else None,
         )
         pictures |= {name: to_pixels(one) for name, one in zip(some, made, strict=True)}
