@@ -52,7 +52,11 @@ def portrait_pictures(item: tuple[int, int, int], size: int = 256) -> Pixels:
     seed, person, picture = item
     portrait = render_portrait(person_of(seed, person), scene_of(seed, person, picture), size=size)
     maps = portrait.maps()
-    floats: list[npt.NDArray[np.floating]] = [np.clip(maps.albedo, 0, 1), np.clip(maps.normal, -1, 1) / 2 + 0.5, np.clip(maps.render, 0, 1)]
+    floats: list[npt.NDArray[np.floating]] = [
+        np.clip(maps.albedo, 0, 1),
+        np.clip(maps.normal, -1, 1) / 2 + 0.5,
+        np.clip(maps.render, 0, 1),
+    ]
     return np.stack([portrait.image, *(np.rint(f * 255).astype(np.uint8) for f in floats)])
 
 
