@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
 from models.diffusion.editor import InstaFace
@@ -93,6 +91,8 @@ def adaptation_state(
     elif model.own_tokens is not None:
         state["tokens"] = model.own_tokens
     if config.kind == "lora":
+        from peft.utils import get_peft_model_state_dict  # seconds to import: only where it is used
+
         low_rank = get_peft_model_state_dict(model.denoiser, adapter_name=_ADAPTER)
         state |= {f"lora.{key}": tensor for key, tensor in low_rank.items()}
     return {key: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous() for key, tensor in state.items()}
@@ -110,6 +110,8 @@ def load_adaptation(model: InstaFace, config: AdaptationConfig, state: Mapping[s
         raise ValueError(f"a {config.kind!r} adaptation has `tokens`; this one has {sorted(state)[:3]}")
     model.own_tokens = nn.Parameter(state["tokens"].to(model.device, model.dtype).clone())
     if config.kind == "lora":
+        from peft.utils import set_peft_model_state_dict
+
         _add_low_rank(model, config, seed=0)
         problems = set_peft_model_state_dict(model.denoiser, _under(state, "lora."), adapter_name=_ADAPTER)
         missing = [key for key in problems.missing_keys if "lora_" in key]
@@ -128,6 +130,8 @@ def remove_adaptation(model: InstaFace) -> None:
 
 
 def _add_low_rank(model: InstaFace, config: AdaptationConfig, seed: int) -> None:
+    from peft import LoraConfig
+
     targets = [*_ATTENTION, *(_FEED_FORWARD if config.feed_forward else ())]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "low-rank"))
