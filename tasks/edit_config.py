@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from models.diffusion.adaptation import AdaptationConfig
+from models.diffusion.config import AdaptationConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,39 +9,19 @@ training the projection and keeps kilobytes instead of megabytes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from models.diffusion.config import AdaptationConfig
 from models.diffusion.editor import InstaFace
 from models.rng import seed_of
 
-Kind = Literal["full", "lora", "tokens"]
+__all__ = ["AdaptationConfig", "adapt", "adaptation_state", "load_adaptation", "remove_adaptation", "train_stage_one"]
+
 _ADAPTER = "identity"
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AdaptationConfig:
-    """How an identity is adapted."""
-
-    kind: Kind = "full"
-    rank: int = 16
-    """r of ΔW = B A (lora)."""
-    feed_forward: bool = False
-    """Also adapt the transformers' feed-forward and projection layers (lora)."""
-    split_projection: bool = False
-    """Keep the Guidance Network on the untuned projection: its features are then constant in the fine-tune and can be
-    computed once for all steps. The paper lets the gradient pass through the Guidance Network instead."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("full", "lora", "tokens"):
-            raise ValueError(f"kind is {self.kind!r}: choose full, lora or tokens")
-        if self.rank < 1:
-            raise ValueError(f"rank is {self.rank}: it must be at least 1")
 
 
 def train_stage_one(model: InstaFace) -> list[nn.Parameter]:

@@ -11,6 +11,7 @@ ConditionInit = Literal["mean", "last", "root"]
 IdentityKind = Literal["both", "semantic_only", "face_only"]
 Prediction = Literal["epsilon", "velocity"]
 Spacing = Literal["leading", "trailing"]
+AdaptationKind = Literal["full", "lora", "tokens"]
 
 MAPS = ("albedo", "normal", "render")
 
@@ -190,3 +191,23 @@ def _check_process(c: InstaFaceConfig) -> None:
         raise ValueError(f"condition_dropout is {c.condition_dropout}: 0 ≤ share < 1")
     if c.face_weight <= 0 or c.noise_offset < 0:
         raise ValueError(f"face_weight {c.face_weight} must be positive and noise_offset {c.noise_offset} not negative")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class AdaptationConfig:
+    """How stage 2 adapts an identity: see `models.diffusion.adaptation`."""
+
+    kind: AdaptationKind = "full"
+    rank: int = 16
+    """r of ΔW = B A (lora)."""
+    feed_forward: bool = False
+    """Also adapt the transformers' feed-forward and projection layers (lora)."""
+    split_projection: bool = False
+    """Keep the Guidance Network on the untuned projection: its features are then constant in the fine-tune and can be
+    computed once for all steps. The paper lets the gradient pass through the Guidance Network instead."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("full", "lora", "tokens"):
+            raise ValueError(f"kind is {self.kind!r}: choose full, lora or tokens")
+        if self.rank < 1:
+            raise ValueError(f"rank is {self.rank}: it must be at least 1")
