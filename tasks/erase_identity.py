@@ -76,12 +76,12 @@ def erase_identity(
         raise ValueError(f"reason has {len(reason)} characters: say in 1 to 200 why, without naming the person")
     facts = _facts(root, identity_id)
     originals = sorted({str(one["lineage"]["image_uri"]) for one in facts})
-    names = {identity_id, *originals, *(str(one["lineage"]["image_sha256"]) for one in facts)}
+    mentioned = {*originals, *(str(one["lineage"]["image_sha256"]) for one in facts)}
     erasure = IdentityStore(root).erase(identity_id, reason=reason, time=_now())
     prefix = f"{root.uri.rstrip('/')}/identities/{identity_id}/"
     evaluations = _remove_evaluations(root, prefix)
     deleted = [_delete_original(uri) for uri in originals] if delete_original else []
-    runs = redact(sorted(names), delete=delete_runs) if redact_runs else Redaction(looked=False)
+    runs = redact(identity_id, sorted(mentioned), delete=delete_runs) if redact_runs else Redaction(looked=False)
     receipt = Receipt(
         identity=erasure.identity, reason=erasure.reason, first_asked=erasure.time, finished=_now(),
         objects_removed=erasure.removed, evaluations_removed=evaluations, originals_removed=sum(deleted),

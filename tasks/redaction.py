@@ -1,5 +1,6 @@
 """What Prefect's database knows of a person: parameters are blanked, artifacts deleted, log lines counted."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,11 +31,12 @@ class Redaction:
     """Lines that name the person: Prefect deletes logs only with their run (`delete_runs`)."""
 
 
-def redact(names: Sequence[str], *, delete: bool = False) -> Redaction:
-    """Remove every mention of `names` (ids, URIs, digests) from flow runs and their artifacts.
+def redact(identity_id: str, originals: Sequence[str], *, delete: bool = False) -> Redaction:
+    """Remove every mention of an identity from flow runs and their artifacts.
 
-    A run counts when any of its parameters contains a name; its artifacts show the person and are deleted. The run that
-    is under way is blanked too, but not deleted.
+    A run counts when one of its parameters names the identity, or one of its `originals` (URIs and digests of the
+    photographs) in a run of no other identity; its artifacts show the person and are deleted. The run that is under way is
+    blanked too, but not deleted.
     """
     from prefect.context import get_run_context
     from prefect.exceptions import MissingContextError
@@ -47,7 +49,8 @@ def redact(names: Sequence[str], *, delete: bool = False) -> Redaction:
     runs = deleted = artifacts = lines = 0
     with get_client(sync_client=True) as client:
         for run in list(_runs(client)):
-            if not any(name in text for text in _texts(run.parameters) for name in names):
+            names = _named(run.parameters, identity_id, originals)
+            if not names:
                 continue
             runs += 1
             artifacts += _delete_artifacts(client, run)
@@ -62,10 +65,24 @@ def redact(names: Sequence[str], *, delete: bool = False) -> Redaction:
     )  # fmt: skip
 
 
+def _named(parameters: dict[str, Any], identity_id: str, originals: Sequence[str]) -> list[str]:
+    """What a run's parameters mention: nothing, or all that has to go from them."""
+    texts = list(_texts(parameters))
+    by_id = any(mentions(text, identity_id) for text in texts)
+    of_nobody_else = parameters.get("identity_id") in (None, identity_id) and not parameters.get("identity_ids")
+    by_photograph = of_nobody_else and any(mentions(text, one) for text in texts for one in originals)
+    return [identity_id, *originals] if by_id or by_photograph else []
+
+
+def mentions(text: str, name: str) -> bool:
+    """Whether a text has the name as a whole: `ada` is in `s3://b/identities/ada/1`, not in `canada` or `ada-2`."""
+    return re.search(rf"(?<![A-Za-z0-9-]){re.escape(name)}(?![A-Za-z0-9-])", text) is not None
+
+
 def blanked(value: Any, names: Sequence[str]) -> Any:
-    """The same JSON with every string that contains a name replaced."""
+    """The same JSON with every string that mentions a name replaced."""
     if isinstance(value, str):
-        return BLANK if any(name in value for name in names) else value
+        return BLANK if any(mentions(value, name) for name in names) else value
     if isinstance(value, dict):
         return {key: blanked(one, names) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -93,7 +110,7 @@ def _lines(client: SyncPrefectClient, run: FlowRun, names: Sequence[str]) -> int
     count = offset = 0
     mine = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
     while page := client.read_logs(log_filter=mine, limit=_PAGE, offset=offset):
-        count += sum(any(name in log.message for name in names) for log in page)
+        count += sum(any(mentions(log.message, name) for name in names) for log in page)
         offset += len(page)
     return count
 
