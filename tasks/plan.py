@@ -88,13 +88,13 @@ def estimate(preset: Preset, source: SourceConfig, root: Store, actors: int) -> 
             StageEstimate(
                 stage=stage, rows=rows, shards=-(-len(photos) // preset.shard.samples_per_shard),
                 bytes=round(kept * (sum(good) / max(len(good), 1) + _BYTES_A_ROW)), seconds_a_row=round(seconds, 4),
-                minutes=round(rows * seconds / actors / 60, 2),
+                minutes=round(rows * seconds / actors / 60, 4),
             )
         )  # fmt: skip
     total = Estimate(
         photographs=len(photos), probed=len(chosen), failed=probe.failed, actors=actors, stages=stages,
         bytes=sum(one.bytes for one in stages), free=_free(root), listing_seconds=round(listing, 2),
-        minutes=round(sum(one.minutes for one in stages), 2),
+        minutes=round(sum(one.minutes for one in stages), 4),
     )  # fmt: skip
     _refuse_small_disk(total, root)
     return total
