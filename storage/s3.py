@@ -149,7 +149,9 @@ class S3Store:
     def check(self) -> None:
         name = f"the bucket {self.bucket!r}"
         try:
-            self._requests.call("head_bucket", name, Bucket=self.bucket)
+            # Not head_bucket: its permission is that of listing, which a policy can then not limit to a prefix.
+            listing = {"Prefix": self._full(f"{STAGING}/"), "MaxKeys": 1}
+            self._requests.call("list_objects_v2", name, Bucket=self.bucket, **listing)
         except NotFound:
             raise StoreUnavailable(f"{name} does not exist at {self._requests.endpoint}; create it first") from None
         probe = {"Bucket": self.bucket, "Key": self._full(f"{STAGING}/check-{uuid4().hex}")}

@@ -38,7 +38,7 @@ class S3Config:
     region: str | None = None
     """None asks boto3's chain, then us-east-1."""
     addressing: Literal["auto", "path", "virtual"] = "auto"
-    """"path" for servers without wildcard host names, "virtual", or "auto"."""
+    """"path": bucket in the path; "virtual": in the host name; "auto": path for an endpoint of one's own, else virtual."""
     kms_key: str | None = None
     """Encrypt what is written with this KMS key; None leaves it to the bucket's default."""
     attempts: int = 5
@@ -165,6 +165,12 @@ def _status(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
+def _addressing(config: S3Config, ambient: dict[str, str]) -> str:
+    """Servers of one's own seldom have a host name a bucket; boto3's "auto" would ask http://bucket.server/ of them."""
+    own = config.endpoint or ambient.get("AWS_ENDPOINT_URL_S3") or ambient.get("AWS_ENDPOINT_URL")
+    return "path" if config.addressing == "auto" and own else config.addressing
+
+
 _creating = threading.Lock()
 
 
@@ -180,7 +186,7 @@ def _client(config: S3Config, ambient: tuple[tuple[str, str], ...], process: int
             config=Config(
                 # S3Requests.send retries, and it does so for whole answers, not only for their headers.
                 retries={"total_max_attempts": 1},
-                s3={"addressing_style": config.addressing},
+                s3={"addressing_style": _addressing(config, dict(ambient))},
                 connect_timeout=config.connect_timeout,
                 read_timeout=config.read_timeout,
                 # Checksums are ours: SHA-256, named in every upload and compared after every download.

@@ -15,6 +15,7 @@ from storage.errors import BadKey, Conflict, NotFound, ObjectCorrupt, StoreUnava
 from storage.interface import Store
 from storage.keys import check_key
 from storage.s3_requests import S3Config
+from storage.seaweed import SeaweedServer
 from storage.stores import LocalStore, S3Store, open_store
 
 
@@ -190,6 +191,14 @@ def test_a_check_tells_what_is_wrong(tmp_path: Path, s3_store: S3Store, monkeypa
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     with pytest.raises(StoreUnavailable, match="no credentials"):
         s3_store.check()
+
+
+def test_a_server_with_a_name_is_asked_by_path(s3_server: SeaweedServer, s3_store: S3Store) -> None:
+    """http://bucket.localhost:…/ would need a host name a bucket."""
+    endpoint = s3_server.endpoint.replace("127.0.0.1", "localhost")
+    named = S3Store(s3_store.bucket, s3_store.prefix, S3Config(endpoint=endpoint))
+    named.create("a", b"1")
+    assert s3_store.read("a") == b"1"
 
 
 @pytest.mark.parametrize(
