@@ -14,6 +14,7 @@ from rich.markup import escape
 from flows.cli_images import expressions_app, verify_image
 from flows.cli_portraits import portraits
 from flows.cli_runs import runs_app, show_plan
+from flows.cli_up import register, up
 from flows.cli_upkeep import assets_app, storage_app
 
 app = typer.Typer(
@@ -26,6 +27,8 @@ app.add_typer(runs_app, name="runs")
 app.add_typer(expressions_app, name="expressions")
 app.command("verify-image")(verify_image)
 app.command()(portraits)
+app.command()(up)
+app.command()(register)
 console = Console(stderr=True, highlight=False)
 
 PresetChoice = Literal["tiny", "tiny-scratch", "tiny-further", "debug", "open", "paper"]

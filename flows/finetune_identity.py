@@ -6,6 +6,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows import presets
+from flows.first_model import first_model
 from flows.parameters import IdentityId, ImageUri, PresetName, Root
 from flows.stage_tables import publish_identity
 from tasks.finetune_identity import check_consent, finetune_task
@@ -22,7 +23,12 @@ def finetune_identity(
         Literal["full", "lora", "tokens"] | None,
         Field(description="full: denoiser and projection (paper); lora: rank 16 and tokens; tokens: kilobytes"),
     ] = None,
-    base: Annotated[str | None, Field(description="URI of a stage-1 model; the only one below root by default")] = None,
+    base: Annotated[
+        str | None,
+        Field(
+            description="URI of a stage-1 model; the only one below root by default, where there is none a small one that is made"
+        ),
+    ] = None,
     steps: Annotated[
         int | None, Field(description="Optimiser steps; the preset's number (paper: 50) by default", ge=1, le=100_000)
     ] = None,
@@ -45,6 +51,7 @@ def finetune_identity(
         "keep_photograph": keep_photograph,
     }  # fmt: skip
     with workspace(root) as place:
+        base = base or first_model(preset, place.root)
         identity = finetune_task(presets.by_name(preset), image_uri, identity_id, place.root, base, changes, consent)
     publish_identity(identity)
     return {

@@ -88,6 +88,12 @@ def finetune_identity(
     return identity_of(committed(home.uri), reused=not mine, seconds=progress.seconds)
 
 
+def has_model(root: str) -> bool:
+    """Whether a finished stage-1 model is below a root."""
+    stage1 = open_store(root).child("stage1")
+    return any(info.key.count("/") == 1 and info.key.endswith("/record.json") for info in stage1.list())
+
+
 def check_consent(consent: str | None) -> str | None:
     """The reference as it is recorded.
 

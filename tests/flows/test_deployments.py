@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [
     "preprocess-ffhq", "redrive-quarantine", "train-stage1", "finetune-identity", "edit-identity", "erase-identity",
-    "evaluate",
+    "evaluate", "rerun-crashed",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.slow
