@@ -18,34 +18,54 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import matplotlib as mpl
 import numpy as np
-import ray
 import simplejpeg
+import torch
+from diffusers import AutoencoderKL
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
+from preprocess_plain import (
+    STAGES,
+    prefect_task_an_image,
+    processes_side_by_side,
+    ray_task_an_image,
+    ray_task_with_models_an_image,
+    single_process,
+    works,
+)
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from flows.presets import debug
-from models.face3d.maps import ConditionMaps
-from models.images import decode_png, encode_png
+from models.images import encode_png
 from storage.stores import open_store
-from tasks.array_bytes import from_npy
-from tasks.encode import Featurizer, encode
-from tasks.extract import Mapper, extract
+from tasks.encode import encode
+from tasks.extract import extract
 from tasks.generation import Generation
 from tasks.ray_pool import PoolConfig, ray_session
 from tasks.shard import Aligner, ShardConfig, shard
 from tasks.sources import SourceConfig, embedded_portrait, list_photos
 
 HERE = Path(__file__).resolve().parent
-STAGES = ("images", "maps", "features")
 FFHQ = 70_000
+H100_CORES = 26
+"""Cores that come with one H100 where such machines are rented."""
+H100_TFLOPS = 67.0
+"""fp32 without tensor cores, by NVIDIA's data sheet (SXM)."""
+H100_SHARE = 0.3
+"""Of it, for single images: a guess."""
+CHOICE = (
+    "Pillow is the choice for both. TurboJPEG behind simplejpeg, and OpenCV, would save a few milliseconds of a row that takes a "
+    "hundred and more; Pillow says what is wrong with a damaged, animated or oversized file before or while it decodes, and that "
+    "is what the status row tells (OpenCV gives nothing for a truncated one, and no reason). Lanczos is kept because FFHQ's own "
+    "images were made smaller with it: `reducing_gap`, decoding at half size and area averaging give other pixels."
+)
 mpl.rcParams["svg.hashsalt"] = "instaface"
 
 
@@ -85,85 +105,6 @@ def resampled(photographs: list[Image.Image], folder: Path, count: int) -> None:
         image.save(folder / f"{number:06d}.jpg", quality=92)
 
 
-# -- candidates ------------------------------------------------------------------------------------------------
-
-
-class Plain:
-    """The work of all stages on one photograph, as a script would do it."""
-
-    def __init__(self) -> None:
-        preset = debug()
-        self.aligner, self.mapper = Aligner(preset.shard), Mapper(preset.extract)
-        self.featurizer = Featurizer(preset.encode)
-        self.seconds = dict.fromkeys(STAGES, 0.0)
-
-    def work(self, path: str) -> int:
-        """Bytes of all samples."""
-        marks = [time.perf_counter()]
-        image = self.aligner.align(Path(path).read_bytes(), path)
-        marks.append(time.perf_counter())
-        pixels = decode_png(image["image.png"])
-        maps = self.mapper.maps(pixels, path, None, from_npy(image["mesh.npy"]))
-        marks.append(time.perf_counter())
-        mesh = from_npy(maps["landmarks.npy"])
-        features = self.featurizer.features(decode_png(image["image.png"]), ConditionMaps.decode(maps), mesh)
-        marks.append(time.perf_counter())
-        for number, stage in enumerate(STAGES):
-            self.seconds[stage] += marks[number + 1] - marks[number]
-        return sum(len(data) for sample in (image, maps, features) for data in sample.values())
-
-
-@cache
-def plain() -> Plain:
-    """One a process."""
-    return Plain()
-
-
-def one(path: str) -> int:
-    return plain().work(path)
-
-
-def single_process(paths: list[str], samples: Path) -> tuple[float, Mapping[str, float]]:
-    """Seconds an image in one process that also writes what it made, by stage too."""
-    worker = Plain()
-    worker.work(paths[0])
-    worker.seconds = dict.fromkeys(STAGES, 0.0)
-    began = time.perf_counter()
-    with samples.open("wb") as file:
-        for path in paths:
-            file.write(bytes(worker.work(path)))
-    return (time.perf_counter() - began) / len(paths), {k: v / len(paths) for k, v in worker.seconds.items()}
-
-
-def ray_task_an_image(paths: list[str], actors: int) -> float:
-    """Seconds an image; the worker processes keep their models, which Ray does not promise (with a GPU it does not)."""
-    task: Any = ray.remote(num_cpus=1)(one)
-    ray.get([task.remote(path) for path in paths[: 2 * actors]])
-    began = time.perf_counter()
-    ray.get([task.remote(path) for path in paths])
-    return (time.perf_counter() - began) * actors / len(paths)
-
-
-def prefect_task_an_image(paths: list[str]) -> float:
-    """Seconds an image, tasks one after another in the flow's process."""
-    from prefect import flow, task
-
-    work = task(one, name="one", persist_result=False)
-    seconds = 0.0
-
-    @flow(name="a-task-an-image")
-    def images() -> None:
-        nonlocal seconds
-        one(paths[0])
-        began = time.perf_counter()
-        for path in paths:
-            work(path)
-        seconds = (time.perf_counter() - began) / len(paths)
-
-    images()
-    return seconds
-
-
 # -- the pipeline, with its memory -----------------------------------------------------------------------------
 
 
@@ -173,12 +114,21 @@ class Memory(threading.Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.rows: list[tuple[float, dict[str, float]]] = []
+        self.stages: list[tuple[str, float]] = []
         self.stopped = threading.Event()
         self.began = time.monotonic()
 
     def run(self) -> None:
         while not self.stopped.wait(1.0):
             self.rows.append((time.monotonic() - self.began, self._look()))
+
+    def mark(self, stage: str) -> None:
+        self.stages.append((stage, time.monotonic() - self.began))
+
+    def spans(self) -> list[tuple[float, float]]:
+        """Begin and end of each stage, in seconds."""
+        times = [at for _, at in self.stages]
+        return list(zip(times, [*times[1:], self.rows[-1][0] + 1], strict=True))
 
     def _look(self) -> dict[str, float]:
         found = {"driver": 0.0, "hosts": 0.0, "row processes": 0.0, "Ray": 0.0}
@@ -205,12 +155,12 @@ class Memory(threading.Thread):
             found[kind] += sizes[pid]
         return found
 
-    def plot(self, path: Path, stages: list[tuple[str, float]]) -> None:
+    def plot(self, path: Path) -> None:
         figure = Figure(figsize=(9, 3.4))
         axes = figure.subplots()
         for kind in ("row processes", "hosts", "Ray", "driver"):
             axes.plot([at for at, _ in self.rows], [found[kind] for _, found in self.rows], label=kind, linewidth=1.3)
-        for stage, at in stages:
+        for stage, at in self.stages:
             axes.axvline(at, color="gray", linewidth=0.6)
             axes.text(at, axes.get_ylim()[1], f" {stage}", fontsize=8, va="top")
         axes.set(xlabel="seconds", ylabel="MiB, mapped files not counted", ylim=(0, None))
@@ -220,25 +170,22 @@ class Memory(threading.Thread):
         figure.savefig(path, metadata={"Date": None})
 
 
-def pipeline(photos: Path, root: Path, actors: int) -> tuple[list[Generation], Memory, list[tuple[str, float]]]:
+def pipeline(photos: Path, root: Path, actors: int) -> tuple[list[Generation], Memory]:
     """All three stages, as the flow runs them."""
     preset, store, pool = debug(), open_store(root), PoolConfig(actors=actors)
     config = ShardConfig(samples_per_shard=100, bad_share_limit=0.1)
-    memory, marks = Memory(), []
+    memory = Memory()
     memory.start()
-
-    def mark(stage: str) -> None:
-        marks.append((stage, time.monotonic() - memory.began))
-
-    mark("images")
-    images = shard(config, list_photos(SourceConfig(source=str(photos)), store), store, pool)
-    mark("maps")
+    photographs = list_photos(SourceConfig(source=str(photos)), store)
+    memory.mark("images")
+    images = shard(config, photographs, store, pool)
+    memory.mark("maps")
     maps = extract(preset.extract, images, store, pool)
-    mark("features")
+    memory.mark("features")
     features = encode(preset.encode, images, maps, store, pool)
     memory.stopped.set()
     memory.join()
-    return [images, maps, features], memory, marks
+    return [images, maps, features], memory
 
 
 # -- decoding --------------------------------------------------------------------------------------------------
@@ -292,46 +239,62 @@ def decoding() -> list[tuple[str, float]]:
 # -- the report ------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Core-seconds an image."""
+
+    alone: float
+    """The mean of one run before the pipeline's and one after it."""
+    by_stage: Mapping[str, float]
+    drift: float
+    """The later of these two over the earlier one."""
+    together: float
+    prefect: float
+    ray: float
+    ray_loading: float
+
+
+def measured(arguments: argparse.Namespace, place: Path, cores: int) -> tuple[Candidates, list[Generation], Memory]:
+    """Everything that is compared, one after another."""
+    paths = [str(path) for path in sorted((place / "photos").iterdir())[: arguments.plain]]
+    paths = [path for path in paths if works(path)]
+    before, stages_before = single_process(paths)
+    together = processes_side_by_side(paths, cores)
+    prefect = prefect_task_an_image(paths)
+    with ray_session(cores):
+        ray = ray_task_an_image(paths, cores)
+        loading = ray_task_with_models_an_image(paths[: 2 * cores], cores)
+    with ray_session(cores):
+        generations, memory = pipeline(place / "photos", place / "root", cores)
+    after, stages_after = single_process(paths)
+    candidates = Candidates(
+        alone=(before + after) / 2, drift=after / before, together=together, prefect=prefect, ray=ray,
+        by_stage={stage: (stages_before[stage] + stages_after[stage]) / 2 for stage in STAGES}, ray_loading=loading,
+    )  # fmt: skip
+    return candidates, generations, memory
+
+
 def report(arguments: argparse.Namespace) -> str:
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    here = (str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, here))  # Ray's processes import the candidates
     cores = os.cpu_count() or 1
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
-        place = Path(temporary)
         photographs = usable(arguments.photos)
-        resampled(photographs, place / "photos", arguments.images)
-        paths = [str(path) for path in sorted((place / "photos").iterdir())[: arguments.plain]]
-        paths = [path for path in paths if works(path)]
-        alone, by_stage = single_process(paths, place / "samples")
-        prefect = prefect_task_an_image(paths)
-        with ray_session(cores):
-            tasks = ray_task_an_image(paths, cores)
-            generations, memory, marks = pipeline(place / "photos", place / "root", cores)
-            began = time.perf_counter()
-            again, _, _ = pipeline(place / "photos", place / "root", cores)
-            rerun = time.perf_counter() - began
-        assert all(generation.reused for generation in again)
-        memory.plot(HERE / "preprocess-memory.svg", marks)
-    lines = heading(arguments, len(photographs), len(paths), load)
-    lines += candidates_table(alone, tasks, prefect, generations, cores)
-    lines += stages_table(generations, by_stage, cores)
-    lines += ["", f"A rerun of the finished dataset took {rerun:.1f} s, listing included; no model was loaded.", ""]
-    lines += memory_lines(memory) + projection(generations, cores)
-    lines += ["", "| decode and resize of a 1024² face, one core | ms |", "|---|---|"]
+        resampled(photographs, Path(temporary) / "photos", arguments.images)
+        candidates, generations, memory = measured(arguments, Path(temporary), cores)
+    memory.plot(arguments.out.with_name("preprocess-memory.svg"))
+    lines = heading(arguments, len(photographs), load)
+    lines += candidates_table(candidates, generations, cores)
+    lines += stages_table(generations, candidates.by_stage, cores)
+    lines += memory_lines(memory) + projection(generations, candidates, cores)
+    lines += ["", "## Decoding and resizing", "", "A 1024² face to RGB and to 256², one core, medians of 9.", ""]
+    lines += ["| | ms |", "|---|---|"]
     lines += [f"| {name} | {value:.1f} |" for name, value in decoding()]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", CHOICE]) + "\n"
 
 
-def works(path: str) -> bool:
-    """Some crops leave no usable face; the candidates are compared on those that do."""
-    try:
-        one(path)
-    except ValueError:
-        return False
-    return True
-
-
-def heading(arguments: argparse.Namespace, photographs: int, compared: int, load: float) -> list[str]:
+def heading(arguments: argparse.Namespace, photographs: int, load: float) -> list[str]:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
     )
@@ -340,83 +303,175 @@ def heading(arguments: argparse.Namespace, photographs: int, compared: int, load
         "",
         (
             f"{datetime.date.today()}, commit {commit.stdout.strip()}, `python benchmarks/preprocess.py --images "
-            f"{arguments.images} --plain {arguments.plain}`. {os.cpu_count()} cores ({platform.machine()}), load {load:.1f} when "
-            f"it began, no GPU, preset debug. {arguments.images:,} images resampled from {photographs} photographs; {compared} of "
-            "them through the candidates."
+            f"{arguments.images} --plain {arguments.plain}`. {os.cpu_count()} cores ({processor()}), load {load:.1f} when it "
+            f"began, no GPU, preset debug. {arguments.images:,} images resampled from {photographs} photographs; the first "
+            f"{arguments.plain} of them go through the candidates."
         ),
         "",
     ]
 
 
-def candidates_table(
-    alone: float, tasks: float, prefect: float, generations: list[Generation], cores: int
-) -> list[str]:
-    busy = sum(g.parts["rows"] for g in generations)
-    wall = sum(g.seconds for g in generations)
-    images = sum(generations[0].manifest.counts.values())
-    ours = wall * cores / images
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def seconds_a_row(generation: Generation, cores: int, part: str | None = None) -> float:
+    """Core-seconds a row: all of the wall clock, or one part of it."""
+    spent = generation.seconds * cores if part is None else generation.parts[part]
+    return spent / sum(generation.manifest.counts.values())
+
+
+def steady(generation: Generation, cores: int) -> float:
+    """Core-seconds a row once models are loaded."""
+    return seconds_a_row(generation, cores) - seconds_a_row(generation, cores, "load")
+
+
+def candidates_table(found: Candidates, generations: list[Generation], cores: int) -> list[str]:
     rows = [
-        ("a plain single process", alone),
-        ("this pipeline, rows only (in its actors)", busy / images),
-        ("this pipeline, wall clock × cores, starts and model loading included", ours),
-        ("one Ray task an image, models kept", tasks),
-        ("one Prefect task an image, in one process", prefect),
+        ("**a plain single process**", found.alone),
+        (f"{cores} plain processes at once, each", found.together),
+        ("**this pipeline, wall clock × cores**", sum(seconds_a_row(g, cores) for g in generations)),
+        ("this pipeline without starting and loading", sum(steady(g, cores) for g in generations)),
+        ("this pipeline, only making rows", sum(seconds_a_row(g, cores, "rows") for g in generations)),
+        ("one Ray task an image, its process keeps the models", found.ray),
+        ("one Ray task an image, models loaded in it", found.ray_loading),
+        ("one Prefect task an image, in one process", found.prefect),
     ]
     return [
-        "| | ms an image and core | images/s a core | of the single process |",
+        "| all three stages | ms an image and core | images/s a core | of the single process |",
         "|---|---|---|---|",
-        *(f"| {name} | {s * 1000:.0f} | {1 / s:.2f} | {alone / s:.0%} |" for name, s in rows),
+        *(f"| {name} | {s * 1000:.0f} | {1 / s:.2f} | {found.alone / s:.0%} |" for name, s in rows),
+        "",
+        (
+            f"The single process was measured before and after the pipeline's run (the second time was {found.drift:.2f} of the "
+            "first); the table has the mean. Its server aside, Prefect's tasks use one core."
+        ),
         "",
     ]
 
 
 def stages_table(generations: list[Generation], by_stage: Mapping[str, float], cores: int) -> list[str]:
     lines = [
-        "| stage | rows | good | wall s | images/s | images/s a core | one process, images/s | load | rows | commit | idle, Ray |",
+        "| stage | rows | good | wall s | images/s | a core | one process | loading | rows | commit | Ray, idle |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for one_stage in generations:
-        counts, parts = one_stage.manifest.counts, one_stage.parts
-        rows, room = sum(counts.values()), one_stage.seconds * parts["actors"]
+    for stage in generations:
+        counts, parts = stage.manifest.counts, stage.parts
+        rows, room = sum(counts.values()), stage.seconds * parts["actors"]
         shares = {name: parts[name] / room for name in ("load", "rows", "commit")}
         lines.append(
-            f"| {one_stage.stage} | {rows:,} | {counts['ok']:,} | {one_stage.seconds:.1f} | {rows / one_stage.seconds:.1f} | "
-            f"{rows / one_stage.seconds / cores:.2f} | {1 / by_stage[one_stage.stage]:.2f} | {shares['load']:.1%} | "
+            f"| {stage.stage} | {rows:,} | {counts['ok']:,} | {stage.seconds:.1f} | {rows / stage.seconds:.1f} | "
+            f"{rows / stage.seconds / cores:.2f} | {1 / by_stage[stage.stage]:.2f} | {shares['load']:.1%} | "
             f"{shares['rows']:.1%} | {shares['commit']:.1%} | {1 - sum(shares.values()):.1%} |"
         )
-    return lines
-
-
-def memory_lines(memory: Memory) -> list[str]:
-    total = [sum(found.values()) for _, found in memory.rows]
-    quarter = max(len(total) // 4, 1)
+    room = sum(g.seconds * g.parts["actors"] for g in generations)
+    used = sum(g.parts[name] for g in generations for name in ("load", "rows", "commit"))
     return [
+        *lines,
+        "",
         (
-            f"Memory of all processes: at most {max(total):,.0f} MiB; see [the plot](preprocess-memory.svg). Mean of the second "
-            f"quarter of the run {np.mean(total[quarter : 2 * quarter]):,.0f}, of the last {np.mean(total[-quarter:]):,.0f} MiB."
+            "Shares are of the actors' time. Loading is starting the process that makes rows, loading its models and reading "
+            f"the shards; what is left, {1 - used / room:.1%} over all stages, is Ray starting its actors, handing out units "
+            "and waiting for the last one."
         ),
         "",
     ]
 
 
-def projection(generations: list[Generation], cores: int) -> list[str]:
-    """Arithmetic, not measurement: core-seconds an image times 70,000, over the cores."""
-    seconds = {g.stage: g.parts["rows"] / sum(g.manifest.counts.values()) for g in generations}
-    share = sum(g.parts["rows"] for g in generations) / sum(g.seconds * g.parts["actors"] for g in generations)
-    total = sum(seconds.values())
-    lines = [
-        f"70,000 images (FFHQ) at {total * 1000:.0f} core-ms an image and {share:.0%} of the cores' time in rows:",
+def memory_lines(memory: Memory) -> list[str]:
+    total = [sum(found.values()) for _, found in memory.rows]
+    peaks = []
+    for start, end in memory.spans():
+        inside = [sum(found.values()) for at, found in memory.rows if start <= at < end]
+        quarter = max(len(inside) // 4, 1)
+        peaks.append((np.mean(inside[quarter : 2 * quarter]), np.mean(inside[-quarter:])))
+    flat = ", ".join(
+        f"{stage} {early:,.0f} and {late:,.0f}" for stage, (early, late) in zip(STAGES, peaks, strict=True)
+    )
+    return [
+        "## Memory",
         "",
-        "| cores | hours |",
-        "|---|---|",
+        (
+            f"At most {max(total):,.0f} MiB in all processes together, the plain script's models in the driver included "
+            "([plot](preprocess-memory.svg)). Means of the second and of the last quarter of each stage, MiB: "
+            f"{flat}."
+        ),
+        "",
     ]
-    return [*lines, *(f"| {n} | {FFHQ * total / share / n / 3600:.2f} |" for n in (2, 16, 64))]
+
+
+def projection(generations: list[Generation], found: Candidates, cores: int) -> list[str]:
+    """Arithmetic, not measurement: core-seconds an image times 70,000, over the cores."""
+    row = {g.stage: steady(g, cores) for g in generations}
+    start = {g.stage: seconds_a_row(g, cores, "load") * sum(g.manifest.counts.values()) / cores for g in generations}
+    total, once = sum(row.values()), sum(start.values())
+    lines = [
+        "## 70,000 photographs",
+        "",
+        (
+            f"Arithmetic, not measurement: 70,000 × {total * 1000:.0f} core-ms an image ("
+            + ", ".join(f"{stage} {value * 1000:.0f}" for stage, value in row.items())
+            + f") over the cores, and {once:.0f} s in which every actor loads the models of the stages, once."
+        ),
+        "",
+        "| | hours | images/s |",
+        "|---|---|---|",
+    ]
+    for number in (2, 16, 64):
+        seconds = FFHQ * total / number + once
+        lines.append(f"| {number} cores | {seconds / 3600:.2f} | {FFHQ / seconds:.1f} |")
+    return [*lines, *gpu_projection(row, once)]
+
+
+def operations_of_open() -> dict[str, float]:
+    """TFLOP an image of the encoders of preset open, counted on tensors without data: photograph and three maps at 256²."""
+    with torch.device("meta"):
+        blocks = (128, 256, 512, 512)
+        codec = AutoencoderKL(
+            block_out_channels=blocks, layers_per_block=2, latent_channels=4,
+            down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
+        )  # fmt: skip
+        config = CLIPVisionConfig(
+            hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14
+        )
+        clip = CLIPVisionModel(config)
+        picture, small = torch.empty(1, 3, 256, 256), torch.empty(1, 3, 224, 224)
+    found = {}
+    for name, action in (("four autoencoder passes", lambda: codec.encode(picture)), ("CLIP", lambda: clip(small))):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            action()
+        found[name] = counter.get_total_flops() / 1e12 * (4 if "four" in name else 1)
+    return found
+
+
+def gpu_projection(row: Mapping[str, float], once: float) -> list[str]:
+    """An estimate from the encoders' arithmetic; nothing of it was run on a GPU."""
+    needed = operations_of_open()
+    operations = sum(needed.values())
+    encode = operations / (H100_TFLOPS * H100_SHARE)
+    host = (row["images"] + row["maps"]) / H100_CORES
+    seconds = FFHQ * (host + encode) + once
+    parts = ", ".join(f"{name} {value * 1000:.0f} GFLOP" for name, value in needed.items())
+    return [
+        f"| one H100 with {H100_CORES} cores, preset open (**estimate, not run**) | {seconds / 3600:.2f} | {FFHQ / seconds:.1f} |",
+        "",
+        (
+            f"The H100's line is an estimate: the encoders of preset open need {operations:.2f} TFLOP an image ({parts}) and "
+            f"are taken to run at {H100_SHARE:.0%} of the card's {H100_TFLOPS:.0f} TFLOP/s without tensor cores, single "
+            f"images in fp32, which gives {encode * 1000:.0f} ms an image; shard and extract stay on its {H100_CORES} cores "
+            f"({host * 1000:.0f} ms an image) and come first. With this, 70,000 images spend "
+            f"{FFHQ * encode / 3600:.2f} hours on the card and {FFHQ * host / 3600:.2f} before it."
+        ),
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--plain", type=int, default=60)
+    parser.add_argument("--plain", type=int, default=110)
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--out", type=Path, default=HERE / "preprocess.md")

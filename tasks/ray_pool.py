@@ -97,6 +97,8 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
     for last in (False, False, True):
         try:
             ray.init(
+                # By itself Ray would join whatever cluster somebody once started on this machine.
+                address=None if cluster else "local",
                 num_cpus=None if cluster else max(2, cpus or os.cpu_count() or 2),
                 include_dashboard=None if cluster else False,
                 object_store_memory=None if cluster else 256 * 1024 * 1024,
