@@ -278,10 +278,10 @@ def report(arguments: argparse.Namespace) -> str:
     here = (str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH"))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, here))  # Ray's processes import the candidates
     cores = os.cpu_count() or 1
-    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
         photographs = usable(arguments.photos)
         resampled(photographs, Path(temporary) / "photos", arguments.images)
+        load = os.getloadavg()[0]
         candidates, generations, memory = measured(arguments, Path(temporary), cores)
     memory.plot(arguments.out.with_name("preprocess-memory.svg"))
     lines = heading(arguments, len(photographs), load)
