@@ -64,6 +64,27 @@ def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
     return float(shift @ shift + np.trace(first.covariance) + np.trace(second.covariance) - 2 * trace)
 
 
+def frechet_of_rows(first_ND: NDArray[np.floating], second_MD: NDArray[np.floating]) -> float:
+    """`frechet_distance` of two sets of rows (N, D) and (M, D), at the cost of the smaller of D and the numbers of rows.
+
+    With A and B the centred rows over √(N-1) and √(M-1), C1 = AᵀA and C2 = BᵀB, and Tr (C1·C2)^½ is the sum of the
+    singular values of A·Bᵀ.
+
+    Raises:
+        ValueError: fewer than two rows, or widths that differ.
+    """
+    x, y = np.asarray(first_ND, dtype=np.float64), np.asarray(second_MD, dtype=np.float64)
+    if min(len(x), len(y)) < 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(f"features {x.shape} and {y.shape}: two rows and one width are needed")
+    a = (x - x.mean(axis=0)) / np.sqrt(len(x) - 1)
+    b = (y - y.mean(axis=0)) / np.sqrt(len(y) - 1)
+    if x.shape[1] < min(len(x), len(y)):  # an equal sum over D×D: the triangular factors of A and B
+        a, b = (np.asarray(np.linalg.qr(rows, mode="r")) for rows in (a, b))
+    trace = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    shift = x.mean(axis=0) - y.mean(axis=0)
+    return float(shift @ shift + np.square(a).sum() + np.square(b).sum() - 2 * trace)
+
+
 def kernel_distance(first_ND: NDArray[np.floating], second_MD: NDArray[np.floating]) -> float:
     """Unbiased squared maximum mean discrepancy with the kernel (x·y/D + 1)³ (Bińkowski et al. 2018). May be negative.
 

@@ -134,17 +134,32 @@ class PerceptualDistance(nn.Module):
         Raises:
             ValueError: shapes that differ, or pictures too small for five layers.
         """
-        if images_BCHW.shape != references_BCHW.shape or images_BCHW.ndim != 4 or images_BCHW.shape[1] != 3:
+        if images_BCHW.shape != references_BCHW.shape:
             raise ValueError(
                 f"pictures {tuple(images_BCHW.shape)} and references {tuple(references_BCHW.shape)} must both be (B, 3, H, W)"
             )
+        both = self.features(torch.cat([images_BCHW, references_BCHW]))
+        pairs = [layer.chunk(2) for layer in both]
+        return self.between([a for a, _ in pairs], [b for _, b in pairs])
+
+    def features(self, images_BCHW: Tensor) -> list[Tensor]:
+        """Five layers (B, C, h, w) of pictures in [-1, 1]: to compare one picture with several, run the network once.
+
+        Raises:
+            ValueError: not three channels, or pictures too small for five layers.
+        """
+        if images_BCHW.ndim != 4 or images_BCHW.shape[1] != 3:
+            raise ValueError(f"pictures must be (B, 3, H, W), not {tuple(images_BCHW.shape)}")
         if min(images_BCHW.shape[-2:]) < 64:
             raise ValueError(
                 f"perceptual distances need sides of at least 64 pixels, not {tuple(images_BCHW.shape[-2:])}"
             )
-        both = self.trunk(scale_input(torch.cat([images_BCHW, references_BCHW])))
-        pairs = [layer.chunk(2) for layer in both]
-        return weighted_distance(layer_differences([a for a, _ in pairs], [b for _, b in pairs]), list(self.heads))
+        layers: list[Tensor] = self.trunk(scale_input(images_BCHW))
+        return layers
+
+    def between(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+        """Distances (B,) of pictures by their `features`."""
+        return weighted_distance(layer_differences(first, second), list(self.heads))
 
 
 def shift_tolerant_weights() -> Path:

@@ -1,0 +1,235 @@
+"""Whose pictures are evaluated: ours and its ablations, what needs no model, other models, folders of other systems."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.diffusion.editor import InstaFace
+from models.diffusion.sampling import BackgroundLock, head_region, sample
+from models.encoders.codec import LatentCodec, mode
+from models.face3d.maps import ConditionMaps
+from models.images import BadImage, read_image
+from storage.canonical import sha256_of
+from storage.errors import NotFound
+from storage.stores import open_store
+from tasks.encode import map_latents
+from tasks.evaluation_people import Batch, Subject
+from tasks.evaluation_protocols import Entry
+from tasks.identity_training import train_steps
+from tasks.pictures import to_pixels
+from tasks.preset import Preset
+
+Pixels = NDArray[np.uint8]
+Kind = Literal["copy", "paste", "truth", "codec", "model", "images"]
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    key: str
+    """Short name, unique in an evaluation."""
+    label: str
+    kind: Kind
+    finetune: bool = True
+    """Of a model: fine-tune it on the photograph first."""
+    without: Literal["", "face", "semantic"] = ""
+    """Of a model: set the face embedding or the semantic tokens to zero, in fine-tune and edits."""
+    shuffled: bool = False
+    """Of a model: give every picture the maps of another picture that was asked for."""
+    model: str | None = None
+    """URI of another stage-1 model; None is the evaluation's own."""
+    images: str | None = None
+    """Folder or s3:// prefix of another system's pictures, one for each entry, by its name."""
+
+    @property
+    def is_reference(self) -> bool:
+        """Made from the truth: says what the best possible pictures score, and takes no part in a comparison."""
+        return self.kind in ("truth", "codec")
+
+
+BUILT_IN: Mapping[str, Method] = {
+    one.key: one
+    for one in (
+        Method(key="copy", label="copy of the source", kind="copy"),
+        Method(key="paste", label="3D render pasted on the source", kind="paste"),
+        Method(key="truth", label="the truth itself", kind="truth"),
+        Method(key="codec", label="the truth through the codec", kind="codec"),
+        Method(key="zero-shot", label="ours without fine-tune", kind="model", finetune=False),
+        Method(key="ours", label="ours", kind="model"),
+        Method(key="no-face", label="ours without face recognition", kind="model", without="face"),
+        Method(key="no-semantic", label="ours without semantic tokens", kind="model", without="semantic"),
+        Method(key="shuffled", label="ours with maps of another edit", kind="model", shuffled=True),
+    )
+}
+
+
+def other_model(name: str, uri: str) -> Method:
+    """Another stage-1 model, fine-tuned and sampled as ours."""
+    return Method(key=_key(name), label=name, kind="model", model=uri)
+
+
+def other_images(name: str, folder: str) -> Method:
+    """Pictures that another system made for the same manifest."""
+    return Method(key=_key(name), label=name, kind="images", images=folder)
+
+
+def _key(name: str) -> str:
+    key = "".join(letter if letter.isalnum() else "-" for letter in name.lower()).strip("-")
+    if not key or key in BUILT_IN:
+        raise ValueError(
+            f"a method cannot be named {name!r}: give letters or digits, and none of {', '.join(BUILT_IN)}"
+        )
+    return key
+
+
+Made = Mapping[str, Pixels]
+"""Pictures by the name of their entry; what another system did not make is not in it."""
+
+
+class Maker:
+    """Makes the pictures of methods for one person after another. Holds the base models and, for one person at a time, the
+    fine-tuned ones, which several methods share."""
+
+    def __init__(
+        self, preset: Preset, codec: LatentCodec, base: Callable[[str | None], InstaFace], device: str = "cpu"
+    ) -> None:
+        """`base` loads a stage-1 model by its URI, None for the evaluation's own; keep them loaded there."""
+        self.preset = preset
+        self.codec = codec
+        self.base = base
+        self.device = torch.device(device)
+        self._tuned: dict[tuple[str, str | None, str], tuple[InstaFace, list[float]]] = {}
+
+    def make(self, method: Method, subject: Subject) -> tuple[dict[str, Pixels], dict[str, Any]]:
+        """Pictures (S, S, 3) of a method by entry, and facts worth keeping (losses of a fine-tune, what is missing)."""
+        names = [entry.name for entry in subject.entries]
+        if method.kind == "copy":
+            return dict.fromkeys(names, subject.image), {}
+        if method.kind == "paste":
+            return dict(zip(names, (pasted(subject, maps) for maps in subject.wanted), strict=True)), {}
+        if method.kind in ("truth", "codec"):
+            images = [portrait.image for portrait in subject.truths]
+            if method.kind == "codec":
+                images = [through_codec(self.codec, image, self.device) for image in images]
+            return dict(zip(names, images, strict=bool(images))), {}
+        if method.kind == "images":
+            return read_images(str(method.images), subject.entries, subject.image.shape[0])
+        return self._generated(method, subject)
+
+    def _generated(self, method: Method, subject: Subject) -> tuple[dict[str, Pixels], dict[str, Any]]:
+        features = {name: one.to(self.device) for name, one in subject.features.items()}
+        if method.without:
+            features[method.without] = torch.zeros_like(features[method.without])
+        model, losses = self._model(method, subject, features)
+        wanted = (
+            [subject.wanted[place] for place in _shuffled(len(subject.wanted))] if method.shuffled else subject.wanted
+        )
+        images = self._denoised(model, features, subject, list(wanted))
+        names = [entry.name for entry in subject.entries]
+        return dict(zip(names, images, strict=True)), {"losses": losses} if method.finetune else {}
+
+    def _model(self, method: Method, subject: Subject, features: Batch) -> tuple[InstaFace, list[float]]:
+        base = self.base(method.model)
+        if not method.finetune:
+            return base.to(self.device).eval(), []
+        key = (subject.key, method.model, method.without)
+        if key not in self._tuned:
+            self._tuned = {known: one for known, one in self._tuned.items() if known[0] == subject.key}
+            own = copy.deepcopy(base).to(self.device).train()
+            losses, _ = train_steps(self.preset.finetune, subject.key, own, features)
+            self._tuned[key] = own.eval(), [round(loss, 6) for loss in losses]
+        return self._tuned[key]
+
+    @torch.no_grad()
+    def _denoised(
+        self, model: InstaFace, features: Batch, subject: Subject, wanted: Sequence[ConditionMaps]
+    ) -> list[Pixels]:
+        """The edits of a person, `edit.batch` together; guidance runs once an edit."""
+        config = self.preset.edit
+        tokens = model.tokens(features["semantic"], features["face"])
+        guiding = model.guidance_tokens(features["semantic"], features["face"], tokens)
+        reference = map_latents(self.codec, [subject.maps]).to(self.device)
+        images: list[Pixels] = []
+        for start in range(0, len(wanted), config.batch):
+            some = wanted[start : start + config.batch]
+            conditions = map_latents(self.codec, some).to(self.device)
+            lock = background_lock(subject, some, features["moments"]) if config.background_lock else None
+            made = sample(
+                model, self.codec, conditions, tokens, keys=[subject.key] * len(some), seed=config.seed,
+                steps=config.steps, solver=config.solver,  # type: ignore[arg-type]  # checked by EditConfig
+                guidance_tokens=guiding, lock=lock,
+                reference=reference if config.reference_scale != 1 else None, reference_scale=config.reference_scale,
+            )  # fmt: skip
+            images += [to_pixels(one) for one in made]
+        return images
+
+
+def background_lock(subject: Subject, wanted: Sequence[ConditionMaps], moments: torch.Tensor) -> BackgroundLock:
+    """What neither the old nor the new head covers stays as it is in the photograph."""
+    size = (moments.shape[-2], moments.shape[-1])
+    source = torch.from_numpy(subject.maps.mask)[None, None].float().expand(len(wanted), -1, -1, -1)
+    masks = torch.from_numpy(np.stack([maps.mask for maps in wanted]))[:, None].float()
+    return BackgroundLock(source=mode(moments), free=head_region(source, masks, size=size).to(moments))
+
+
+def pasted(subject: Subject, maps: ConditionMaps) -> Pixels:
+    """The Lambertian render over the photograph: what the 3D estimator alone gives."""
+    render = (np.clip(maps.render, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return np.where(maps.mask[..., None], render, subject.image)
+
+
+@torch.no_grad()
+def through_codec(codec: LatentCodec, image: Pixels, device: torch.device) -> Pixels:
+    """A picture encoded and decoded: no model over this codec can do better."""
+    picture = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float().to(device) / 127.5 - 1
+    return to_pixels((codec.decode(mode(codec.moments(picture)))[0] / 2 + 0.5).clamp(0, 1))
+
+
+def read_images(folder: str, entries: Sequence[Entry], side: int) -> tuple[dict[str, Pixels], dict[str, Any]]:
+    """Another system's pictures for these entries; what is not there, or has another size, is told by entry."""
+    found: dict[str, Pixels] = {}
+    missing: dict[str, str] = {}
+    for entry in entries:
+        data = image_bytes(folder, entry)
+        if data is None:
+            missing[entry.name] = "missing"
+            continue
+        try:
+            pixels = read_image(data, f"{folder}/{entry.name}")
+        except BadImage as error:
+            missing[entry.name] = str(error)
+            continue
+        if pixels.shape != (side, side, 3):
+            missing[entry.name] = f"{pixels.shape[1]}×{pixels.shape[0]} pixels, not {side}×{side}"
+            continue
+        found[entry.name] = pixels
+    return found, {"missing": missing}
+
+
+def image_bytes(folder: str, entry: Entry) -> bytes | None:
+    """The file of an entry, with any of the suffixes; None where there is none."""
+    store = open_store(folder)
+    for suffix in SUFFIXES:
+        try:
+            return store.read(f"{entry.name}{suffix}")
+        except NotFound:
+            continue
+    return None
+
+
+def images_digests(folder: str, entries: Sequence[Entry]) -> list[str]:
+    """sha256 of each entry's file, "" where there is none: another content is another result."""
+    read = partial(image_bytes, folder)
+    return ["" if data is None else sha256_of(data) for data in map(read, entries)]
+
+
+def _shuffled(count: int) -> list[int]:
+    """A fixed order in which nothing stays in its place (from two pictures on)."""
+    step = max(1, count // 2)
+    return [(place + step) % count for place in range(count)]
