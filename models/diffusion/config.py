@@ -59,6 +59,11 @@ class InstaFaceConfig:
     """Hand every semantic token, through a linear map and a feed-forward layer, to cross-attention too, after the N
     identity tokens. For small networks that must copy hair, clothes and background from few pictures; not the paper."""
 
+    identity_grid: int = 0
+    """g: the last g² tokens of `identity_context` lie on a g×g grid over the picture, and the Guidance Network reads them
+    there, beside the maps, too. What does not move between two pictures of a person is then where it is wanted; without,
+    attention has to learn that a place is the same place first. 0 is the paper."""
+
     # 3D Fusion Controller.
     maps: tuple[str, ...] = MAPS
     """Channel order of the condition latents."""
@@ -164,6 +169,10 @@ def _check_shapes(c: InstaFaceConfig) -> None:
             raise ValueError(f"width {width} is not divisible by {c.groups} groups and {c.heads} heads")
     if c.token_width % c.identity_head_width:
         raise ValueError(f"token_width {c.token_width} is not a multiple of the head width {c.identity_head_width}")
+    if c.identity_grid < 0 or (c.identity_grid and (not c.identity_context or c.latent_size % c.identity_grid)):
+        raise ValueError(
+            f"identity_grid is {c.identity_grid}: a divisor of latent_size {c.latent_size}, with identity_context, or 0"
+        )
     if not c.maps or len(set(c.maps)) != len(c.maps) or not set(c.maps) <= set(MAPS):
         raise ValueError(f"maps are {c.maps}: choose distinct names among {MAPS}")
 

@@ -88,6 +88,8 @@ class InstaFace(nn.Module):
             torch.manual_seed(seed_of(seed, "identity"))
             model = cls(denoiser, guidance, config)
         model.identity.to(denoiser.dtype)
+        if model.guidance.layout is not None:
+            model.guidance.layout.to(denoiser.dtype)
         return model
 
     def save_pretrained(self, folder: str | Path, *, codec: LatentCodec | None = None) -> None:

@@ -1,10 +1,12 @@
 """An InstaFace model as a folder in diffusers' layout.
 
-model_index.json            what each folder is instaface.json              the whole InstaFaceConfig, and
-digests of the encoders it was trained with unet/ guidance_unet/        plain diffusers UNets:
-`UNet2DConditionModel.from_pretrained(folder / "unet")` reads them image_proj/                 the Identity
-Preserver (and gates, where the configuration has them) scheduler/                  a DDIM scheduler of the
-same noise process vae/                        the codec, where it is a diffusers autoencoder and was given
+model_index.json   what each folder is
+instaface.json     the whole InstaFaceConfig, and digests of the encoders it was trained with
+unet/              the denoiser, a plain diffusers UNet: `UNet2DConditionModel.from_pretrained(folder / "unet")` reads it
+guidance_unet/     the Guidance Network's UNet, likewise
+image_proj/        the Identity Preserver (and gates or the tokens' layout, where the configuration has them)
+scheduler/         a DDIM scheduler of the same noise process
+vae/               the codec, where it is a diffusers autoencoder and was given
 
 Everything is safetensors or JSON.
 """
@@ -18,6 +20,7 @@ import diffusers
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from models.diffusion.config import InstaFaceConfig
 from models.diffusion.editor import InstaFace
@@ -56,8 +59,11 @@ def save_model(
     model.guidance.unet.save_pretrained(folder / "guidance_unet")
     scheduler_of(model.config).save_pretrained(folder / "scheduler")
     (folder / "image_proj").mkdir(exist_ok=True)
-    projection = {f"identity.{k}": v.contiguous() for k, v in model.identity.state_dict().items()}
-    projection |= {f"gates.{k}": v.detach() for k, v in model.guidance.gates.items()}
+    projection = {
+        f"{prefix}{k}": v.detach().contiguous()
+        for prefix, part in _projections(model).items()
+        for k, v in part.state_dict().items()
+    }
     save_file(projection, folder / _PROJECTION, metadata={"format": "pt"})
     index: dict[str, Any] = {
         "_class_name": "InstaFace",
@@ -99,13 +105,18 @@ def load_model(
     denoiser = load_unet(folder / "unet", config, config.latent_channels, dtype)
     guidance = load_unet(folder / "guidance_unet", config, config.condition_channels, dtype)
     model = InstaFace(denoiser, guidance, config)
-    model.identity.to(dtype)
-    model.guidance.gates.to(dtype)
     tensors = load_file(folder / _PROJECTION)
-    for prefix, part in (("identity.", model.identity), ("gates.", model.guidance.gates)):
+    for prefix, part in _projections(model).items():
+        part.to(dtype)
         state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         part.load_state_dict(state, strict=True)
     return model
+
+
+def _projections(model: InstaFace) -> dict[str, nn.Module]:
+    """What `image_proj` holds, by the prefix of its keys."""
+    parts: dict[str, nn.Module] = {"identity.": model.identity, "gates.": model.guidance.gates}
+    return parts if model.guidance.layout is None else parts | {"layout.": model.guidance.layout}
 
 
 def load_unet(

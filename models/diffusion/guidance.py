@@ -65,8 +65,26 @@ def adding(features: Mapping[str, Tensor] | None) -> dict[str, Any] | None:
     return None if features is None else {_ADDED: features}
 
 
+class TokenLayout(nn.Module):
+    """Tokens of a g×g grid, the last g² of (B, N, W), as channels of the latent grid: (B, channels, side, side).
+
+    Each token fills its (side/g)² cells, linearly.
+    """
+
+    def __init__(self, *, grid: int, side: int, width: int, channels: int) -> None:
+        super().__init__()
+        self.grid, self.cells = grid, side // grid
+        self.linear = nn.Linear(width, channels * self.cells**2)
+
+    def forward(self, tokens_BNW: Tensor) -> Tensor:
+        cells = self.linear(tokens_BNW[:, -(self.grid**2) :]).transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        return nn.functional.pixel_shuffle(cells, self.cells)
+
+
 class GuidanceNetwork(nn.Module):
     """Condition latents (B, 3C, h, w), identity tokens (B, N, W) → features by block name.
+
+    With `identity_grid`, tokens that belong to places are added to the condition latents there.
 
     `unet` has the denoiser's configuration but for `in_channels`. What comes after the last guided block
     cannot influence any feature: those parameters are frozen and their modules skipped. To shard (FSDP) or
@@ -78,6 +96,12 @@ class GuidanceNetwork(nn.Module):
         self.unet = unet
         modules = guided_modules(unet, config.injection, config.guided_blocks)
         self.names = list(modules)
+        self.layout: TokenLayout | None = None
+        if config.identity_grid and config.identity != "face_only":  # a face has no place
+            self.layout = TokenLayout(
+                grid=config.identity_grid, side=config.latent_size, width=config.token_width,
+                channels=config.condition_channels,
+            )  # fmt: skip
         for name, module in modules.items():
             module.register_forward_pre_hook(
                 functools.partial(_collect_feature, name=name, after_norm=config.injection == "after_norm"),
@@ -98,6 +122,8 @@ class GuidanceNetwork(nn.Module):
         if timesteps is None:
             timesteps = torch.zeros(len(conditions_BChw), dtype=torch.long, device=conditions_BChw.device)
         features: Features = {}
+        if self.layout is not None:
+            conditions_BChw = conditions_BChw + self.layout(tokens_BNW)
         self.unet(
             conditions_BChw,
             timesteps,

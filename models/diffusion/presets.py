@@ -48,6 +48,7 @@ def tiny_config(*, semantic_width: int = 268, face_width: int = 128) -> InstaFac
         face_width=face_width,
         identity_depth=2,
         identity_context=True,
+        identity_grid=8,
         latent_gains=_TINY_GAINS,
         latent_deviations=_TINY_DEVIATIONS,
         prediction="velocity",

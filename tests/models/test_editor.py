@@ -186,7 +186,7 @@ def test_equal_seeds_give_equal_bits_and_leave_the_global_generator_alone() -> N
 
 
 def test_saved_and_loaded_whole(tmp_path: Path) -> None:
-    model = small_model(gated=True, maps=("render", "normal"))
+    model = small_model(gated=True, maps=("render", "normal"), identity_context=True, identity_grid=1)
     with torch.no_grad():
         for i, gate in enumerate(model.guidance.gates.values()):
             gate.fill_(0.1 * (i + 1))
@@ -248,6 +248,8 @@ def test_configurations_round_trip_and_refuse_nonsense() -> None:
         ({"widths": (20,), "attention": (True,)}, "not divisible by 8 groups"),
         ({"maps": ("albedo", "albedo")}, "distinct names"),
         ({"attention": (True,)}, "attention flags"),
+        ({"identity_grid": 8}, "with identity_context"),
+        ({"identity_grid": 5, "identity_context": True}, "a divisor of latent_size 16"),
         ({"beta_end": 2.0}, "0 < start"),
         ({"identity_head_width": 48}, "not a multiple of the head width"),
     ):

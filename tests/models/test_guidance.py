@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from small_networks import assert_same_gradients, batch_of, gradients, small_model
 
 from models.diffusion.editor import InstaFace, draws_for
-from models.diffusion.guidance import widen_conv_in
+from models.diffusion.guidance import TokenLayout, widen_conv_in
 from models.diffusion.presets import paper_config
 
 INJECTIONS = ["before_norm", "after_norm", "transformer_input"]
@@ -206,3 +206,30 @@ def test_compiled_denoiser_gives_the_same_numbers() -> None:
         expected = _denoise(model)
         model.denoiser.compile(fullgraph=True)
         torch.testing.assert_close(_denoise(model), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_tokens_of_a_grid_are_laid_out_where_they_belong() -> None:
+    layout = TokenLayout(grid=2, side=8, width=6, channels=5)
+    tokens = torch.randn(3, 4 + 4, 6)  # four of identity, four of places
+    plain = layout(tokens)
+    assert plain.shape == (3, 5, 8, 8)
+    tokens[:, 4 + 1] += 1  # the place at the top right
+    moved = (layout(tokens) - plain).abs().amax(dim=(0, 1)) > 0
+    assert moved[:4, 4:].all()
+    assert not moved[4:].any()
+    assert not moved[:, :4].any()
+    tokens[:, :4] += 1
+    assert torch.equal((layout(tokens) - plain).abs().amax(dim=(0, 1)) > 0, moved)
+
+
+def test_the_guidance_network_reads_places_beside_the_maps() -> None:
+    model = small_model(identity_context=True, identity_grid=2)
+    batch = batch_of(model.config, 2)
+    tokens = model.tokens(torch.randn(2, 4, model.config.semantic_width), batch["face"])
+    assert model.guidance.layout is not None
+    laid = model.guidance.layout(tokens)
+    features = model.guide(batch["conditions"], tokens)
+    model.guidance.layout = None
+    by_hand = model.guide(batch["conditions"] + laid, tokens)
+    assert all(torch.equal(feature, by_hand[name]) for name, feature in features.items())
+    assert small_model(identity_context=True, identity_grid=2, identity="face_only").guidance.layout is None
