@@ -25,10 +25,13 @@ ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "Paused", "
 """States after which no heartbeat is expected."""
 WINDOW = timedelta(seconds=150)
 """Five heartbeats of 30 s: a server that is gone for two minutes blames no run."""
+START_WINDOW = timedelta(minutes=15)
+"""For pulling an image and importing torch; a submitted run whose worker died before that blocks its slot for ever."""
 RERUNS = 2
 """Reruns of a crashed run, and of these, by automation; the next crash stays crashed."""
 _NAMES = {
     "lost": "instaface: a run that lost its heartbeat has crashed",
+    "stuck": "instaface: a run that does not start has crashed",
     "rerun": "instaface: a crashed run is run again",
     EVALUATION_REGRESSION: "instaface: an evaluation is worse than its baseline",
     QUARANTINE_HIGH: "instaface: a dataset has many rows in quarantine",
@@ -64,7 +67,7 @@ def automations(
             (DISK_FULL, [PauseWorkPool(source="selected", work_pool_id=work_pool), _tell(notification_block)]),
         )
     ]
-    return [_lost_heartbeat(window), _rerun(rerun_deployment), *told]
+    return [_lost_heartbeat(window), _never_started(), _rerun(rerun_deployment), *told]
 
 
 _RUNS = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
@@ -92,6 +95,30 @@ def _lost_heartbeat(window: timedelta) -> AutomationCore:
                 name="Crashed",
                 force=False,
                 message=f"No heartbeat for {window.total_seconds():g} s",
+            )
+        ],
+    )
+
+
+def _never_started() -> AutomationCore:
+    minutes = START_WINDOW.total_seconds() / 60
+    return AutomationCore(
+        name=_NAMES["stuck"],
+        description=f"Submitted {minutes:g} minutes ago and not running: its worker is gone.",
+        tags=[TAG],
+        trigger=EventTrigger(
+            match=_RUNS,
+            match_related=_OF_THE_PROJECT,
+            after={"prefect.flow-run.Pending", "prefect.flow-run.Submitting"},
+            expect={"prefect.flow-run.Running", *(f"prefect.flow-run.{state}" for state in ENDS)},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=START_WINDOW,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED, name="Crashed", force=False, message=f"Not started for {minutes:g} minutes"
             )
         ],
     )

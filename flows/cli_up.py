@@ -190,10 +190,14 @@ def _healthy(api: str) -> bool:
 
 
 def _register(window: timedelta, gpu_slots: int, cpu_slots: int, home: Path) -> None:
+    from flows.registration import give_up_orphans
     from flows.registration import register as register_all
 
     console.print("Registering deployments and automations")
     register_all(gpu_slots=gpu_slots, cpu_slots=cpu_slots, window=window, working_dir=home.parent)
+    orphans = give_up_orphans()  # the worker is ours, and starts after this
+    if orphans:
+        console.print(f"{orphans} run{'s' * (orphans != 1)} of the last time had not finished and will be run again")
 
 
 def _worker(home: Path) -> Service:

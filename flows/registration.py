@@ -20,7 +20,10 @@ from prefect.client.schemas.actions import (
     WorkPoolCreate,
     WorkPoolUpdate,
 )
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Crashed
 from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 
 from flows.automations import WINDOW, automations
@@ -73,6 +76,25 @@ def register(
         wanted = automations(rerun_deployment=rerun.id, work_pool=pool, notification_block=block, window=window)
         register_automations(client, wanted)
     return Registered(deployments=names, automations=len(wanted), notifies=block is not None)
+
+
+def give_up_orphans() -> int:
+    """Runs that a worker left behind have crashed, so that they free their slots and are run again; how many.
+
+    Only right where no worker is: what is under way in another one would be taken for an orphan.
+    """
+    under_way = FlowRunFilter(
+        state=FlowRunFilterState(
+            type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
+        ),
+    )
+    with get_client(sync_client=True) as client:
+        found = [run for run in client.read_flow_runs(flow_run_filter=under_way) if run.deployment_id is not None]
+        for run in found:
+            cancelling = run.state is not None and run.state.type == StateType.CANCELLING
+            message = "its worker was stopped"
+            client.set_flow_run_state(run.id, Cancelled(message=message) if cancelling else Crashed(message=message))
+    return len(found)
 
 
 def prefect_yaml() -> Path:
