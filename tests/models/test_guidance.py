@@ -178,6 +178,7 @@ def test_gradient_checkpointing_changes_nothing(injection: str, timestep: str) -
     assert_same_gradients(model, plain, 1e-5)
 
 
+@pytest.mark.slow
 def test_compiled_without_graph_breaks_or_recompilation() -> None:
     """Traced as one graph (`fullgraph=True` raises on a break) and the same graph for other features."""
     model = small_model(attention=(False, True))
