@@ -1,6 +1,7 @@
 # make demo [PHOTOS=folder] [STORE=file] [OUT=folder]   the whole DAG on this machine; prints where the report is
 # make test                                             fast tests
 # make test-slow                                        tests that kill, fill disks or take minutes
+# make docs                                            the documentation as a site, in build/site
 # make ui                                               the Prefect UI over the runs of this checkout
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -16,7 +17,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow lint types ui install install-dev clean
+.PHONY: demo test test-slow lint types docs ui install install-dev clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/instaface demo --photos "$(PHOTOS)" --store "$(STORE)" --out "$(OUT)"
@@ -32,6 +33,11 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+
+# Nothing is fetched; links, anchors and everything that a page loads are checked.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html; with search: $(BIN)/python -m http.server --directory build/site 8000"
 
 ui: $(VENV)/.installed
 	@mkdir -p .instaface/prefect
