@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,16 @@ def _section(deployment: dict[str, Any]) -> list[str]:
         facts.append(f"schedule `{schedule['cron']}` {schedule.get('timezone', 'UTC')} ({state})")
     name = deployment["name"]
     return [
-        f"## {name}", "", " ".join(deployment["description"].split()), "", f"{'; '.join(facts)}.", "",
+        f"## {name}", "", _linked(" ".join(deployment["description"].split())), "", f"{'; '.join(facts)}.", "",
         f"    prefect deployment run {name}/{name}{_example(schema)} --watch", "",
         "| parameter | type | default | meaning |", "|---|---|---|---|",
         *(_row(parameter, field, schema) for parameter, field in _properties(schema)), "",
     ]  # fmt: skip
+
+
+def _linked(text: str) -> str:
+    """Prefect's UI shows the path of a page; here it is a link."""
+    return re.sub(r"docs/([a-z-]+)\.md", r"[More](\1.md)", text)
 
 
 def _properties(schema: Any) -> list[tuple[str, dict[str, Any]]]:
