@@ -105,6 +105,7 @@ class Maker:
         self.base = base
         self.device = torch.device(device)
         self._tuned: dict[tuple[str, str | None, str], tuple[InstaFace, list[float]]] = {}
+        self._encoded: tuple[str, torch.Tensor] | None = None
 
     def make(self, method: Method, subject: Subject) -> tuple[dict[str, Pixels], dict[str, Any]]:
         """Pictures (S, S, 3) of a method by entry, and facts worth keeping (losses of a fine-tune, what is missing)."""
@@ -127,10 +128,9 @@ class Maker:
         if method.without:
             features[method.without] = torch.zeros_like(features[method.without])
         model, losses = self._model(method, subject, features)
-        wanted = (
-            [subject.wanted[place] for place in _shuffled(len(subject.wanted))] if method.shuffled else subject.wanted
-        )
-        images = self._denoised(model, features, subject, list(wanted))
+        count = len(subject.entries)
+        places = _shuffled(count) if method.shuffled else list(range(count))
+        images = self._denoised(model, features, subject, places)
         names = [entry.name for entry in subject.entries]
         return dict(zip(names, images, strict=True)), {"losses": losses} if method.finetune else {}
 
@@ -147,27 +147,33 @@ class Maker:
         return self._tuned[key]
 
     @torch.no_grad()
-    def _denoised(
-        self, model: InstaFace, features: Batch, subject: Subject, wanted: Sequence[ConditionMaps]
-    ) -> list[Pixels]:
-        """The edits of a person, `edit.batch` together; guidance runs once an edit."""
+    def _denoised(self, model: InstaFace, features: Batch, subject: Subject, places: Sequence[int]) -> list[Pixels]:
+        """Edits with the maps of the entries at `places`, `edit.batch` together; guidance runs once an edit."""
         config = self.preset.edit
         tokens = model.tokens(features["semantic"], features["face"])
         guiding = model.guidance_tokens(features["semantic"], features["face"], tokens)
-        reference = map_latents(self.codec, [subject.maps]).to(self.device)
+        conditions = self._conditions(subject)
+        guided = config.reference_scale != 1
+        reference = map_latents(self.codec, [subject.maps]).to(self.device) if guided else None
         images: list[Pixels] = []
-        for start in range(0, len(wanted), config.batch):
-            some = wanted[start : start + config.batch]
-            conditions = map_latents(self.codec, some).to(self.device)
-            lock = background_lock(subject, some, features["moments"]) if config.background_lock else None
+        for start in range(0, len(places), config.batch):
+            some = list(places[start : start + config.batch])
+            maps = [subject.wanted[place] for place in some]
             made = sample(
-                model, self.codec, conditions, tokens, keys=[subject.key] * len(some), seed=config.seed,
+                model, self.codec, conditions[some], tokens, keys=[subject.key] * len(some), seed=config.seed,
                 steps=config.steps, solver=config.solver,  # type: ignore[arg-type]  # checked by EditConfig
-                guidance_tokens=guiding, lock=lock,
-                reference=reference if config.reference_scale != 1 else None, reference_scale=config.reference_scale,
+                guidance_tokens=guiding, reference=reference, reference_scale=config.reference_scale,
+                lock=background_lock(subject, maps, features["moments"]) if config.background_lock else None,
             )  # fmt: skip
             images += [to_pixels(one) for one in made]
         return images
+
+    def _conditions(self, subject: Subject) -> torch.Tensor:
+        """Condition latents (N, 3C, h, w) of all entries: the same for every method, encoded once."""
+        if self._encoded is None or self._encoded[0] != subject.key:
+            latents = [map_latents(self.codec, [maps]) for maps in subject.wanted]
+            self._encoded = subject.key, torch.cat(latents).to(self.device)
+        return self._encoded[1]
 
 
 def background_lock(subject: Subject, wanted: Sequence[ConditionMaps], moments: torch.Tensor) -> BackgroundLock:

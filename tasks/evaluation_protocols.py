@@ -67,7 +67,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         ),
         Protocol(
             name="table3", purpose="ablations over 600 images", people=50, each=4,
-            methods=("truth", "ours", "no-face", "no-semantic", "shuffled"),
+            methods=("copy", "truth", "ours", "no-face", "no-semantic", "shuffled"),
         ),
     )
 }  # fmt: skip

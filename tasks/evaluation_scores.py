@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from models.encoders.semantic import EfficientNetEncoder, efficientnet_weights
 from models.face3d.estimator import FaceEstimator, NoFace
 from models.face3d.landmarks import FaceLandmarker, five_points
 from models.face3d.parameters import FRAME, FaceParameters
+from models.metrics.inception import load_inception
 from models.metrics.perceptual import PerceptualDistance, lpips_alex, shift_tolerant, shift_tolerant_weights
 from models.metrics.reid import DLIB_MATCH, confidence, reading
 from models.metrics.reinference import parameter_error
@@ -45,6 +47,7 @@ MOST_PSNR = 99.0
 PERCEPTUAL_BATCH = 4
 _ALEXNET, _HEADS = "lpips/alexnet-owt-7be5be79.pth", "lpips/alex.pth"
 _ARCFACE = "arcface/w600k_r50.onnx"
+_INCEPTION = "inception/pt_inception-2015-12-05-6726825d.pth"
 
 
 class Embedder(Protocol):
@@ -70,6 +73,8 @@ class Instruments:
     lpips: tuple[Path, Path] | None
     """AlexNet and LPIPS' heads, where the user has them."""
     arcface: Path | None
+    inception: Path | None
+    """FID's network, where the user has it."""
     st_lpips: bool
     missing: Mapping[str, str]
     """Measure → why it is not available."""
@@ -85,7 +90,7 @@ def instruments() -> Instruments:
         digests.append(weights_digest(shift_tolerant_weights()))
     except RuntimeError as error:
         missing["st_lpips"] = str(error)
-    lpips, arcface = None, None
+    lpips, arcface, inception = None, None, None
     try:
         lpips = (asset(_ALEXNET, "LPIPS' AlexNet (torchvision's file)"), asset(_HEADS, "LPIPS' linear heads"))
         digests.append(weights_digest(*lpips))
@@ -96,8 +101,13 @@ def instruments() -> Instruments:
         digests.append(weights_digest(arcface))
     except AssetMissing as error:
         missing["arcface"] = _why(error)
+    try:
+        inception = asset(_INCEPTION, "FID's Inception network")
+        digests.append(weights_digest(inception))
+    except AssetMissing as error:
+        missing |= {"fid": _why(error), "kid": _why(error)}
     return Instruments(
-        lpips=lpips, arcface=arcface, st_lpips="st_lpips" not in missing, missing=missing,
+        lpips=lpips, arcface=arcface, inception=inception, st_lpips="st_lpips" not in missing, missing=missing,
         digest=digest_of([VERSION, digests]),
     )  # fmt: skip
 
@@ -148,6 +158,7 @@ class Examiner:
         }
         if tools.arcface is not None:
             self.embedders["arcface"] = ArcFaceEncoder(tools.arcface)
+        self.inception = None if tools.inception is None else load_inception(tools.inception).to(self.device)
         self.perceptual: dict[str, PerceptualDistance] = {}
         if tools.st_lpips:
             self.perceptual["st_lpips"] = shift_tolerant().to(self.device)
@@ -208,10 +219,14 @@ class Examiner:
         names = ("pose_mm", "expression_mm", "pose_vertices_mm", "expression_vertices_mm", "pose_degrees", "light",
                  "light_degrees")  # fmt: skip
         nothing: Row = dict.fromkeys(names)
-        if found.mesh is None or picture.shape[:2] != FRAME:
+        if found.mesh is None:
             return nothing
+        scale = FRAME[0] / picture.shape[0]
+        framed = (
+            picture if scale == 1 else np.asarray(cv2.resize(picture, FRAME, interpolation=cv2.INTER_CUBIC), np.uint8)
+        )
         try:
-            estimate = self.estimator.estimate(picture, found.mesh)
+            estimate = self.estimator.estimate(framed, found.mesh * np.float32(scale))
         except NoFace:
             return nothing  # counted: the row's parameters are None
         error = parameter_error(self.estimator.model, asked, estimate.parameters)
@@ -228,7 +243,7 @@ class Examiner:
                 found = metric.features(some)
                 for place in range(len(some)):
                     layers[start + place][name] = [layer[place : place + 1] for layer in found]
-        features = self.network.encode(list(images))[:, 0].numpy().astype(np.float32)
+        features = self._set_features(images)
         seen = []
         for place, image in enumerate(images):
             faces = self.landmarker.detect(image)
@@ -238,6 +253,13 @@ class Examiner:
                 embeddings = {name: one.embed(image, five_points(mesh)) for name, one in self.embedders.items()}
             seen.append(_Seen(layers=layers[place], mesh=mesh, embeddings=embeddings, features=features[place]))
         return seen
+
+    def _set_features(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
+        """What distances of sets are taken over: EfficientNet's 320 numbers a picture, then Inception's 2048 if it is here."""
+        parts = [self.network.encode(list(images))[:, 0].numpy()]
+        if self.inception is not None:
+            parts.append(self.inception(stack(images).to(self.device)).cpu().numpy())
+        return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def _pixel_scores(picture: Pixels, reference: Pixels, against: str) -> Row:

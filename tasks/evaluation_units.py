@@ -44,6 +44,8 @@ Pixels = NDArray[np.uint8]
 SHIPPED, UNTRAINED = "shipped", "untrained"
 # Raise it whenever the pictures of an unchanged method would change for a reason that no digest shows.
 VERSION = "1"
+# Weights are read once a process, not once a person.
+_estimator, _encoders = cache(estimator_digest), cache(encoders_digest)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,9 +91,9 @@ def pictures_digest(job: EvaluationJob, method: Method, person: Person) -> str:
     ]
     parts: list[object] = [VERSION, method.kind, person.sha256, entries, job.preset.shard.size]
     if method.kind in ("paste", "model"):
-        parts += [job.parameters, job.preset.extract.estimator, estimator_digest(job.preset.extract.estimator)]
+        parts += [job.parameters, job.preset.extract.estimator, _estimator(job.preset.extract.estimator)]
     if method.kind in ("codec", "model"):
-        parts += [job.preset.encode.codec, encoders_digest(job.preset.encode)]
+        parts += [job.preset.encode.codec, _encoders(job.preset.encode)]
     if method.kind == "model":
         tuned = replace(job.preset.finetune, gpu=False) if method.finetune else None
         parts += [
@@ -105,7 +107,7 @@ def pictures_digest(job: EvaluationJob, method: Method, person: Person) -> str:
 
 def scores_digest(job: EvaluationJob, pictures: str) -> str:
     """Names the scores of pictures: they depend on what judges, and on the parameters that were asked for."""
-    return digest_of([pictures, job.tools.digest, job.parameters, estimator_digest(job.preset.extract.estimator)])
+    return digest_of([pictures, job.tools.digest, job.parameters, _estimator(job.preset.extract.estimator)])
 
 
 @cache
