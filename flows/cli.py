@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from flows.cli_doctor import doctor
 from flows.cli_images import expressions_app, verify_image
+from flows.cli_logs import logs
 from flows.cli_portraits import portraits
 from flows.cli_runs import runs_app, show_plan
 from flows.cli_up import register, up
@@ -28,6 +30,8 @@ app.add_typer(expressions_app, name="expressions")
 app.command("verify-image")(verify_image)
 app.command()(portraits)
 app.command()(up)
+app.command()(doctor)
+app.command()(logs)
 app.command()(register)
 console = Console(stderr=True, highlight=False)
 

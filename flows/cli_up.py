@@ -32,7 +32,8 @@ SETTINGS: Mapping[str, str] = {
     # Eight tries, 2 to 256 s apart: a run survives a server that is gone for minutes.
     "PREFECT_CLIENT_MAX_RETRIES": "8",
     "PREFECT_WORKER_QUERY_SECONDS": "5",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "instaface",
+    "PREFECT_LOGGING_SETTINGS_PATH": str(Path(__file__).with_name("logging.yml")),
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # Prefect runs hooks from a script whose folder holds a storage.py; first on sys.path, it would hide our storage.
     "PYTHONSAFEPATH": "1",
 }
@@ -203,8 +204,9 @@ def _register(window: timedelta, gpu_slots: int, cpu_slots: int, home: Path) -> 
 def _worker(home: Path) -> Service:
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "instaface", "--name", "instaface"]
     return Service(
-        name="the worker", command=command, environment={}, ready=lambda: True, log=home / "logs" / "worker.log"
-    )
+        name="the worker", command=command, environment={}, ready=lambda: True, log=home / "logs" / "worker.log",
+        alone=False,
+    )  # fmt: skip
 
 
 def _say(where: Mapping[str, str], home: Path) -> None:

@@ -6,6 +6,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows import presets
+from flows.documented import documented
 from flows.edit_identity import edit_identity
 from flows.evaluate import evaluate
 from flows.finetune_identity import finetune_identity
@@ -18,6 +19,7 @@ from tasks.workspace import workspace
 
 
 @flow(name="demo", log_prints=True)
+@documented
 def demo(
     source: Source = "embedded:portrait",
     root: Root = None,

@@ -6,6 +6,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows import presets
+from flows.documented import documented
 from flows.parameters import DriverUri, IdentityId, PresetName, Root
 from flows.stage_tables import publish_edits
 from tasks.edit_identity import edit_task
@@ -13,6 +14,7 @@ from tasks.workspace import workspace
 
 
 @flow(name="edit-identity", log_prints=True)
+@documented
 def edit_identity(
     identity_id: IdentityId = None,
     identity_ids: Annotated[

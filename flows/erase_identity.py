@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from prefect import flow
 from pydantic import Field
 
+from flows.documented import documented
 from flows.parameters import Root
 from flows.stage_tables import publish_receipt
 from tasks.erase_identity import erase_task
@@ -12,6 +13,7 @@ from tasks.workspace import check_root, default_root
 
 
 @flow(name="erase-identity", log_prints=True)
+@documented
 def erase_identity(
     identity_id: Annotated[
         str, Field(description="Name of the identity to erase", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")

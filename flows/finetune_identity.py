@@ -6,6 +6,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows import presets
+from flows.documented import documented
 from flows.first_model import first_model
 from flows.parameters import IdentityId, ImageUri, PresetName, Root
 from flows.stage_tables import publish_identity
@@ -14,6 +15,7 @@ from tasks.workspace import workspace
 
 
 @flow(name="finetune-identity", log_prints=True)
+@documented
 def finetune_identity(
     image_uri: ImageUri,
     identity_id: IdentityId = None,

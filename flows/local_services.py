@@ -34,7 +34,9 @@ class Service:
     environment: Mapping[str, str]
     ready: Callable[[], bool]
     log: Path
-    ready_within: float = 180.0
+    alone: bool = True
+    """Whether what it started must not outlive it; runs outlive their worker and finish."""
+    ready_within: float = 300.0
     """Seconds; a busy machine with two cores has needed 60 for Prefect's server."""
     deaths: list[float] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
@@ -91,6 +93,8 @@ class Services:
                     f"{service.name} died {len(service.deaths)} times within {RESTART_WINDOW / 60:g} minutes; the end of "
                     f"{service.log}: {last_line(service.log)}"
                 )
+            if service.alone:
+                _end_session(service)
             _launch(service)
             restarted.append(service.name)
         return restarted
@@ -125,9 +129,14 @@ def _stop(service: Service) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    # What it started and did not stop itself shares its session.
+    _end_session(service)
+
+
+def _end_session(service: Service) -> None:
+    """What a service started and did not stop itself shares its session."""
+    assert service.process is not None
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(service.process.pid, signal.SIGKILL)
 
 
 def _end_with_parent() -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
+from flows.documented import documented
 from flows.parameters import PresetName, Root, Source
 from flows.preprocess_ffhq import Changes, Flip, Gpus, Identity, Layout, Workers, configured, run_stages
 from tasks.sources import SourceConfig
@@ -13,6 +14,7 @@ Status = Literal["timeout", "crash", "out_of_memory", "error", "corrupt", "no_fa
 
 
 @flow(name="redrive-quarantine", log_prints=True)
+@documented
 def redrive_quarantine(
     source: Source = "embedded:portrait",
     root: Root = None,

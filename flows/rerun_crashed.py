@@ -9,6 +9,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.logging import get_run_logger
 from pydantic import Field
 
+from flows.documented import documented
+
 RERUN = "rerun:"
 """Tag of a rerun: how many crashed before it."""
 ERASED = "[erased]"
@@ -16,6 +18,7 @@ ERASED = "[erased]"
 
 
 @flow(name="rerun-crashed", log_prints=True)
+@documented
 def rerun_crashed(
     flow_run_id: Annotated[UUID, Field(description="The run that crashed")],
     at_most: Annotated[int, Field(description="Reruns in a row; the next crash stays crashed", ge=0, le=20)] = 2,

@@ -10,39 +10,11 @@ from tasks.edit_identity import Edits
 from tasks.erase_identity import Erased
 from tasks.evaluate import MEANINGS, Evaluation
 from tasks.finetune_identity import Identity
-from tasks.generation import OK, Generation
 from tasks.identity_card import shown
-
-MOST_REFUSED = 500
-"""Rows of an artifact; status.parquet has all of them."""
+from tasks.reachable import when_reachable
 
 
-def publish_generations(generations: Sequence[Generation]) -> None:
-    """One table of the stages, one of the rows that were not used."""
-    create_table_artifact(
-        key="stages",
-        table=[
-            {"stage": g.stage, "good": g.manifest.counts.get(OK, 0), "rows": sum(g.manifest.counts.values()),
-             "shards": len(g.manifest.shards), "reused": g.reused, "uri": g.uri}
-            for g in generations
-        ],
-        description="Generations of the dataset",
-    )  # fmt: skip
-    refused = [
-        {"stage": g.stage, "source": row.source, "status": row.status, "reason": row.reason}
-        for g in generations
-        for row in g.status()
-        if row.status != OK
-    ]
-    if refused:
-        more = f"; the first {MOST_REFUSED} of {len(refused)}" if len(refused) > MOST_REFUSED else ""
-        create_table_artifact(
-            key="rows-not-used",
-            table=refused[:MOST_REFUSED],
-            description=f"Inputs that were not used, with the reason{more}",
-        )
-
-
+@when_reachable
 def publish_identity(identity: Identity) -> None:
     """The photograph beside its reconstruction, and the figures."""
     figures = "\n".join(f"| {name} | {shown(value)} |" for name, value in sorted(identity.metrics.items()))
@@ -55,6 +27,7 @@ def publish_identity(identity: Identity) -> None:
     )
 
 
+@when_reachable
 def publish_edits(results: Sequence[Edits]) -> None:
     """A contact sheet of each identity, and its films."""
     parts = []
@@ -67,11 +40,13 @@ def publish_edits(results: Sequence[Edits]) -> None:
     )  # fmt: skip
 
 
+@when_reachable
 def publish_receipt(erased: Erased) -> None:
     rows = [{"what": name.replace("_", " "), "value": str(value)} for name, value in asdict(erased.receipt).items()]
     create_table_artifact(key="erasure", table=rows, description=erased.uri)
 
 
+@when_reachable
 def publish_evaluation(evaluation: Evaluation) -> None:
     table = [
         {"figure": name, "value": "not available" if value is None else value, "meaning": MEANINGS[name]}

@@ -7,6 +7,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows import presets, stage1_presets
+from flows.documented import documented
 from flows.parameters import PresetName, Root
 from flows.training_tables import publish_training
 from tasks.train_config import TrainConfig
@@ -20,6 +21,7 @@ TrainingName = Annotated[
 
 
 @flow(name="train-stage1", log_prints=True)
+@documented
 def train_stage1(
     features: Annotated[
         str | None, Field(description="URI of a features generation; the only one below root by default")

@@ -4,10 +4,12 @@ import base64
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from tasks.reachable import when_reachable
 from tasks.runs import report_of
 from tasks.train_stage1 import TrainedModel
 
 
+@when_reachable
 def publish_training(model: TrainedModel) -> None:
     """Curves and samples as pictures inside Markdown, the last figures as a table."""
     report = report_of(model.uri)

@@ -21,6 +21,8 @@ from rich.progress import (
 )
 
 from storage.manifest import StatusRow
+from tasks.reachable import if_reachable
+from tasks.run_log import say
 
 console = Console(stderr=True, highlight=False)
 # An artifact update is a request to the server; the terminal is redrawn more often.
@@ -60,9 +62,12 @@ class StageProgress:
 
     def __enter__(self) -> Self:
         self._bar.start()
+        say(self.stage, "started", total=self.total, unit=self.unit)
         self._line = self._bar.add_task(self.stage, total=self.total, note="starting")
         if in_prefect_run():
-            identifier = create_progress_artifact(progress=0.0, key=f"progress-{self.stage}", description=self.stage)
+            identifier = if_reachable(
+                create_progress_artifact, progress=0.0, key=f"progress-{self.stage}", description=self.stage
+            )
             self._artifact = identifier if isinstance(identifier, UUID) else None
         return self
 
@@ -71,8 +76,11 @@ class StageProgress:
     ) -> None:
         self._show(force=True)
         self._bar.stop()
+        how = "finished" if kind is None else f"ended by {kind.__name__}"
+        say(self.stage, how, done=self.done, seconds=round(self.seconds, 2), note=self.note or None)
         if in_prefect_run() and self.counts.total():
-            create_table_artifact(
+            if_reachable(
+                create_table_artifact,
                 table=[{"status": status, "rows": n} for status, n in sorted(self.counts.items())],
                 key=f"rows-{self.stage}",
                 description=f"{self.stage}: {self.done} of {self.total} {self.unit}, {self.seconds:.1f} s",
@@ -154,9 +162,9 @@ class StageProgress:
         if self._artifact is not None and (force or now - self._artifact_at >= ARTIFACT_SECONDS):
             self._artifact_at = now
             share = 100.0 * self.done / max(self.total, 1)
-            update_progress_artifact(
-                self._artifact, progress=share, description=f"{self.stage}: {self.note or self.done}"
-            )
+            description = f"{self.stage}: {self.note or self.done}"
+            if_reachable(update_progress_artifact, self._artifact, progress=share, description=description)
         if self._artifact is not None and now - self._table_at >= TABLE_SECONDS:
             self._table_at = now
-            create_table_artifact(table=self.table(), key=f"live-{self.stage}", description=f"{self.stage}: so far")
+            description = f"{self.stage}: so far"
+            if_reachable(create_table_artifact, table=self.table(), key=f"live-{self.stage}", description=description)

@@ -7,8 +7,9 @@ writes its own shard and returns a row of the manifest.
 
 import logging
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -16,6 +17,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from tasks.live import Mailbox
+from tasks.run_log import NAMESPACE, RUN_VARIABLE
 from tasks.unit_host import RowLimits
 
 MAX_RESTARTS = 3
@@ -37,6 +39,16 @@ class UnitWorker(Protocol[UnitIn, ResultOut]):
 
 class UnitFailed(RuntimeError):
     """A unit of work failed as a whole (not one of its rows)."""
+
+
+class Pool(Protocol):
+    """Where units are done, once there are any."""
+
+    @property
+    def gpus(self) -> float: ...
+
+    def ready(self) -> "PoolConfig":
+        """The pool, with Ray running."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +76,10 @@ class PoolConfig:
             )
         if self.cpus < 0 or self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus)):
             raise ValueError(f"cpus={self.cpus}, gpus={self.gpus}: Ray gives shares of one GPU or whole GPUs")
+
+    def ready(self) -> "PoolConfig":
+        """Itself: Ray runs already."""
+        return self
 
 
 def cluster_pool(workers: int | None, gpus: float = 0.0) -> PoolConfig:
@@ -94,11 +110,13 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
     # Actors ask for whole CPUs; on a machine with one core two logical ones keep a trainer and its driver from waiting
     # for each other.
     cluster = bool(os.environ.get("RAY_ADDRESS"))
+    run = _run()
     for last in (False, False, True):
         try:
             ray.init(
                 # By itself Ray would join whatever cluster somebody once started on this machine.
                 address=None if cluster else "local",
+                namespace=f"{NAMESPACE}{run}",
                 num_cpus=None if cluster else max(2, cpus or os.cpu_count() or 2),
                 include_dashboard=None if cluster else False,
                 object_store_memory=None if cluster else 256 * 1024 * 1024,
@@ -110,10 +128,36 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
             ray.shutdown()
             if last or "timed out during startup" not in str(error):
                 raise
+    os.environ[RUN_VARIABLE] = run
     try:
         yield
     finally:
+        os.environ.pop(RUN_VARIABLE, None)
         ray.shutdown()
+
+
+def _run() -> str:
+    """Id of the outermost flow run, or a new one: by it the lines of all processes are found."""
+    from prefect.context import FlowRunContext  # Ray's processes import this module too, and need no Prefect
+
+    context = FlowRunContext.get()
+    return str(context.flow_run.id if context is not None and context.flow_run is not None else uuid.uuid4())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolOnDemand:
+    """A pool over all of Ray's cluster, for which Ray is started when a stage finds work to do."""
+
+    workers: int | None
+    """Actors a stage; all cores, or GPU shares, by default."""
+    sessions: ExitStack
+    """Ends Ray with the block that made it."""
+    gpus: float = 0.0
+
+    def ready(self) -> PoolConfig:
+        """As `cluster_pool`."""
+        self.sessions.enter_context(ray_session())
+        return cluster_pool(self.workers, self.gpus)
 
 
 class _Host:

@@ -20,6 +20,7 @@ from storage.stores import open_store
 from tasks.generation import Generation
 from tasks.model_card import model_card
 from tasks.pictures import picture_bytes
+from tasks.run_log import say
 from tasks.train_config import TrainConfig
 from tasks.train_data import Ahead, FeatureBatches, FeatureRows
 from tasks.train_estimate import cost_of, peak_flops
@@ -103,6 +104,7 @@ class Run:
             self.step, self.losses = checkpoint.step, list(checkpoint.state["losses"])
             self.best = checkpoint.state["best"]
         self.training = Training(config, self.networks, job.base, place, checkpoint)
+        say("train", "rank ready", rank=place.rank, world=place.world, step=self.step, steps=config.steps)
 
     def __enter__(self) -> "Run":
         self._stack = contextlib.ExitStack()
@@ -198,6 +200,7 @@ class Run:
         state = {"losses": self.losses, "best": self.best, "scaler": self.training.scaler.state_dict(), **self.identity}
         if self.place.rank == 0:
             self.checkpoints.save_in_background(self.step, tensors, state)
+            say("train", "checkpoint", step=self.step, loss=round(self.losses[-1], 5))
 
     def export(self) -> None:
         """The finished model: record.json, the folders of `InstaFace.save_pretrained`, a model card."""

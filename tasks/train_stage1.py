@@ -32,6 +32,7 @@ from tasks.assets import asset, weights_digest
 from tasks.generation import Generation, find_generation
 from tasks.live import StopWish, watch
 from tasks.progress import StageProgress, in_prefect_run
+from tasks.reachable import if_reachable
 from tasks.train_config import TrainConfig
 from tasks.train_loop import TrainJob, train_rank
 from tasks.train_networks import distinctive, networks_for
@@ -79,8 +80,11 @@ def train_stage1(config: TrainConfig, features: Generation, root: Store) -> Trai
         def show(row: Mapping[str, Any]) -> None:
             if "picture" in row and in_prefect_run():
                 markdown = f"![step {row['step']}](data:image/png;base64,{b64encode(row['picture']).decode()})"
-                create_markdown_artifact(
-                    key="samples", markdown=markdown, description=f"Samples at step {row['step']:,}"
+                if_reachable(
+                    create_markdown_artifact,
+                    key="samples",
+                    markdown=markdown,
+                    description=f"Samples at step {row['step']:,}",
                 )
             if "loss" in row:
                 progress.step(row["step"], f"loss {row['loss']:.3f}, {row['samples_per_second']:.1f} samples/s")

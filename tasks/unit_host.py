@@ -5,6 +5,7 @@ A row that hangs is stopped after `row_seconds` (`timeout`), one that takes more
 other rows of the unit gave is kept. A host that is killed itself blames no row: Ray starts the unit again.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ from storage.shards import Sample, ShardEntry
 from storage.stores import Store, open_store
 from storage.units import Unit, decide_unit, read_unit, write_unit_shard
 from tasks.rows import OK, Outcome, Row
+from tasks.run_log import say
 
 START_SECONDS = 900.0
 """For loading models and reading a shard; nothing but a hanging file system takes so long."""
@@ -109,6 +111,9 @@ class UnitHost:
         clock.append(time.monotonic())
         names = ("load", "rows", "commit")
         self._tell(unit, outcomes, {name: clock[n + 1] - clock[n] for n, name in enumerate(names)})
+        statuses = Counter(outcome.status for outcome in outcomes)
+        seconds = round(clock[-1] - clock[0], 2)
+        say(self.settings.stage, "unit finished", shard=unit.index, rows=len(rows), **statuses, seconds=seconds)
         return result
 
     def _samples(self, unit: PackedUnit, rows: Sequence[Row], outcomes: list[Outcome]) -> Iterator[Sample]:
@@ -140,6 +145,7 @@ class UnitHost:
                 return outcome
             except RowStopped as error:
                 self.process_of_rows = None
+                say(self.settings.stage, str(error), shard=unit.index, level=logging.WARNING, row=number)
                 if error.status != "crash":
                     return Outcome(status=error.status, reason=f"{row.source}: {error}")
                 reason = (

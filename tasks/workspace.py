@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import ray
 
 from storage.seaweed import SeaweedServer
 from storage.stores import Store, open_store
-from tasks.ray_pool import ray_session
+from tasks.ray_pool import PoolOnDemand, ray_session
 
 ROOT_VARIABLE = "INSTAFACE_ROOT"
 HOME = Path(".instaface")
@@ -42,8 +42,32 @@ def workspace(root: str | None = None, *, cpus: int | None = None) -> Iterator[W
         NotEnoughDisk, StorageError: one sentence, before any work starts.
     """
     uri = check_root(root or default_root())
+    _tell_of_filling_disks(uri)
     with ray_session(cpus):
         yield Workspace(root=uri, workers=max(1, int(ray.cluster_resources().get("CPU", 1))))
+
+
+@contextmanager
+def workspace_on_demand(root: str | None = None, *, workers: int | None = None) -> Iterator[tuple[str, PoolOnDemand]]:
+    """As `workspace`, for work that may be done already: the root's URI, and a pool that starts Ray when it is needed.
+
+    Raises:
+        NotEnoughDisk, StorageError: one sentence, before any work starts.
+    """
+    uri = check_root(root or default_root())
+    _tell_of_filling_disks(uri)
+    with ExitStack() as sessions:
+        yield uri, PoolOnDemand(workers=workers, sessions=sessions)
+
+
+def _tell_of_filling_disks(uri: str) -> None:
+    """In a Prefect run, whose automations listen."""
+    from tasks.notices import tell_disk  # Ray's processes import this module too, and need no Prefect
+    from tasks.progress import in_prefect_run
+
+    if in_prefect_run():
+        local = Path.cwd() if uri.startswith("s3://") else Path(uri.removeprefix("file://"))
+        tell_disk(local, full=MIN_FREE_BYTES)
 
 
 def default_root() -> str:
