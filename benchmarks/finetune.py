@@ -26,9 +26,9 @@ from models.diffusion.folder import load_model
 from models.metrics.intervals import bootstrap
 from models.tiny.shipped import STAGE1, shipped_folder
 from tasks.edit_config import FinetuneConfig
-from tasks.encode import Featurizer
-from tasks.extract import Mapper
+from tasks.featurizer import Featurizer
 from tasks.identity_training import train_steps
+from tasks.mapper import Mapper
 from tasks.portrait_scores import Judge, region_psnr, scored
 from tasks.portrait_trial import EDITS, Frozen, Subject, TrialConfig, made_pictures, meet
 

@@ -45,11 +45,12 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from flows.presets import debug
 from models.images import encode_png
 from storage.stores import open_store
+from tasks.aligner import Aligner
 from tasks.encode import encode
 from tasks.extract import extract
 from tasks.generation import Generation
 from tasks.ray_pool import PoolConfig, ray_session
-from tasks.shard import Aligner, ShardConfig, shard
+from tasks.shard import ShardConfig, shard
 from tasks.sources import SourceConfig, embedded_portrait, list_photos
 
 HERE = Path(__file__).resolve().parent
@@ -109,12 +110,14 @@ def resampled(photographs: list[Image.Image], folder: Path, count: int) -> None:
 
 
 class Memory(threading.Thread):
-    """MiB of this process and its descendants by kind, once a second; mapped files are not counted."""
+    """MiB of this process and its descendants by kind, once a second; mapped files are not counted. CPU seconds too."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.rows: list[tuple[float, dict[str, float]]] = []
         self.stages: list[tuple[str, float]] = []
+        self.cpu: dict[tuple[int, str], tuple[float, float]] = {}
+        """First and last CPU seconds seen, by process and its kind."""
         self.stopped = threading.Event()
         self.began = time.monotonic()
 
@@ -130,29 +133,41 @@ class Memory(threading.Thread):
         times = [at for _, at in self.stages]
         return list(zip(times, [*times[1:], self.rows[-1][0] + 1], strict=True))
 
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU seconds by kind; the last second of a process that ended may be missing."""
+        found: dict[str, float] = {}
+        for (_, kind), (first, last) in self.cpu.items():
+            found[kind] = found.get(kind, 0.0) + last - first
+        return found
+
     def _look(self) -> dict[str, float]:
         found = {"driver": 0.0, "hosts": 0.0, "row processes": 0.0, "Ray": 0.0}
-        parents, names, sizes = {}, {}, {}
+        parents, seen = {}, {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
-                    parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                    names[int(entry.name)] = (
-                        (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    )
+                    fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                    name = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                     _, resident, mapped = (int(n) for n in (entry / "statm").read_text().split()[:3])
-                    sizes[int(entry.name)] = (resident - mapped) * 4096 / 2**20
                 except (OSError, ValueError):
                     continue
+                pid = int(entry.name)
+                parents[pid] = int(fields[1])
+                cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+                seen[pid] = name, (resident - mapped) * os.sysconf("SC_PAGE_SIZE") / 2**20, cpu
         ours, fringe = {os.getpid()}, {os.getpid()}
         while fringe:
             fringe = {child for child, parent in parents.items() if parent in fringe and child not in ours}
             ours |= fringe
-        for pid in ours & sizes.keys():
+        for pid in ours & seen.keys():
+            name, size, cpu = seen[pid]
             kind = "driver" if pid == os.getpid() else "Ray"
-            kind = "hosts" if names[pid].startswith("ray::_Host") else kind
-            kind = "row processes" if "tasks.row_process" in names[pid] else kind
-            found[kind] += sizes[pid]
+            kind = "hosts" if name.startswith("ray::_Host") else kind
+            kind = "row processes" if "tasks.row_process" in name else kind
+            found[kind] += size
+            born_here = kind in ("hosts", "row processes")
+            first, _ = self.cpu.get((pid, kind), (0.0 if born_here else cpu, cpu))
+            self.cpu[pid, kind] = first, cpu
         return found
 
     def plot(self, path: Path) -> None:

@@ -24,10 +24,10 @@ import torch
 from flows.presets import debug
 from models.face3d.maps import ConditionMaps
 from models.images import decode_png
+from tasks.aligner import Aligner
 from tasks.array_bytes import from_npy
-from tasks.encode import Featurizer
-from tasks.extract import Mapper
-from tasks.shard import Aligner
+from tasks.featurizer import Featurizer
+from tasks.mapper import Mapper
 
 STAGES = ("images", "maps", "features")
 

@@ -26,8 +26,8 @@ from models.portraits.people import person_of
 from models.portraits.portrait import render_portrait
 from models.portraits.scenes import scene_of
 from models.tiny.shipped import STAGE1, shipped_folder
-from tasks.encode import Featurizer
-from tasks.extract import Mapper
+from tasks.featurizer import Featurizer
+from tasks.mapper import Mapper
 from tasks.portrait_scores import Judge, region_psnr, scored
 from tasks.portrait_trial import (
     EDITS,

@@ -32,7 +32,8 @@ from storage.canonical import canonical_json
 from storage.manifest import Manifest
 from storage.shards import write_shard
 from storage.stores import Store, open_store
-from tasks.encode import EncodeConfig, Featurizer
+from tasks.encode import EncodeConfig
+from tasks.featurizer import Featurizer
 from tasks.generation import Generation, find_generation
 from tasks.train_config import TrainConfig
 from tasks.train_data import Ahead, FeatureBatches, FeatureRows, MicroBatch

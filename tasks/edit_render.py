@@ -28,15 +28,15 @@ from models.provenance import Provenance
 from storage.canonical import digest_of
 from storage.records import Record, commit_record, committed
 from storage.stores import Store
+from tasks.aligner import Aligner
 from tasks.array_bytes import from_npy, from_safetensors
 from tasks.edit_requests import NamedEdit
-from tasks.encode import map_latents
-from tasks.extract import Mapper
+from tasks.featurizer import map_latents
 from tasks.frozen import load_codec
+from tasks.mapper import Mapper
 from tasks.marking import mark
 from tasks.pictures import contact_sheet, to_pixels
 from tasks.preset import Preset
-from tasks.shard import Aligner
 from tasks.train_state import load_networks
 
 Pixels = NDArray[np.uint8]

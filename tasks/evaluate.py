@@ -24,8 +24,8 @@ from storage.records import Record, commit_record, committed, read_record
 from storage.stores import Store, open_store
 from tasks.edit_config import EvaluateConfig
 from tasks.edit_identity import find_edits, find_identity
-from tasks.extract import Mapper
 from tasks.generation import RowFailed
+from tasks.mapper import Mapper
 from tasks.preset import Preset
 from tasks.progress import StageProgress
 from tasks.ray_pool import run_remote

@@ -18,9 +18,9 @@ from models.images import BadImage, read_image
 from storage.canonical import sha256_of
 from storage.errors import NotFound
 from storage.stores import open_store
-from tasks.encode import map_latents
 from tasks.evaluation_people import Batch, Subject
 from tasks.evaluation_protocols import Entry
+from tasks.featurizer import map_latents
 from tasks.identity_training import train_steps
 from tasks.pictures import to_pixels
 from tasks.preset import Preset

@@ -15,12 +15,12 @@ from models.images import decode_png
 from models.portraits.people import person_of
 from models.portraits.portrait import Portrait, render_portrait
 from models.portraits.scenes import edited, scene_of
+from tasks.aligner import Aligner
 from tasks.array_bytes import from_npy
-from tasks.encode import Featurizer
 from tasks.evaluation_protocols import Entry, EvaluationManifest, Person
-from tasks.extract import Mapper
+from tasks.featurizer import Featurizer
+from tasks.mapper import Mapper
 from tasks.preset import Preset
-from tasks.shard import Aligner
 from tasks.sources import read_photo
 from tasks.truth import truth_text
 

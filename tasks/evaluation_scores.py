@@ -14,15 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.encoders.face_recognition import (
-    ArcFaceEncoder,
-    DlibEncoder,
-    FaceEncoder,
-    arcface_crop,
-    dlib_weights,
-)
+from models.encoders.face_recognition import ArcFaceEncoder, DlibEncoder, FaceEncoder, arcface_crop
 from models.encoders.portrait_recogniser import PortraitRecogniser
-from models.encoders.semantic import EfficientNetEncoder, efficientnet_weights
+from models.encoders.semantic import EfficientNetEncoder
+from models.encoders.weight_files import dlib_weights, efficientnet_weights
 from models.face3d.estimator import FaceEstimator, NoFace
 from models.face3d.landmarks import FaceLandmarker, five_points
 from models.face3d.parameters import FRAME, FaceParameters
@@ -35,7 +30,7 @@ from models.tiny.shipped import shipped_file
 from storage.canonical import digest_of
 from tasks.assets import AssetMissing, asset, weights_digest
 from tasks.evaluation_people import Subject
-from tasks.frozen import RECOGNISER
+from tasks.frozen_files import RECOGNISER
 from tasks.pictures import stack
 
 Pixels = NDArray[np.uint8]

@@ -15,8 +15,8 @@ from models.face3d.landmarks import FaceLandmarker, landmarks68
 from models.face3d.parameters import FaceParameters
 from models.face3d.temporal import SmoothingSettings, smooth_frames
 from models.images import BadImage, encode_png, read_image
-from tasks.extract import load_face_estimator
 from tasks.generation import OK, RowFailed
+from tasks.mapper import load_face_estimator
 from tasks.progress import StageProgress
 from tasks.sources import Photo, list_photos, read_photo
 

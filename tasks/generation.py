@@ -15,7 +15,7 @@ every good row is copied and only the others are made. The last finished attempt
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -30,7 +30,7 @@ from storage.stores import Store, open_store
 from storage.units import Unit, read_unit
 from tasks.earlier_rows import CACHE_VARIABLE, EarlierRows, decided_units, open_reader
 from tasks.progress import StageProgress
-from tasks.ray_pool import PoolConfig, run_units
+from tasks.ray_pool import Pool, PoolConfig, run_units
 from tasks.rows import DUPLICATES, OK, Row, RowFailed, RowWorker
 from tasks.unit_host import HostSettings, PackedUnit, UnitHost
 
@@ -116,7 +116,7 @@ def build_generation(
     plan: Plan,
     units: Sequence[WorkUnit],
     make_worker: MakeWorker,
-    pool: PoolConfig,
+    pool: Pool,
     *,
     redrive: Sequence[str] = (),
     mark: Mark | None = None,
@@ -151,20 +151,37 @@ def build_generation(
                 results[unit.index] = finished
                 progress.advance(finished.rows)
         remaining = [unit for unit in units if unit.index not in results]
-        settings = HostSettings(
-            stage=plan.stage, home=home.uri, fields=plan.fields, limits=pool.limits, attempt=plan.attempt,
-            worker=cloudpickle.dumps(make_worker(home.uri, (*earlier_generations(root, plan.stage), *before))),
-        )  # fmt: skip
-        packed = [PackedUnit(index=unit.index, label=str(unit), payload=cloudpickle.dumps(unit)) for unit in remaining]
-        for result in run_units(partial(UnitHost, settings), packed, pool, watch=progress.watch):
-            results[result.index] = result
-            progress.advance(result.rows, unit=result.index)
-            _refuse_full_disk(home, plan, result, plan.total - progress.done)
+        actors = 0
+        if remaining:
+            workers = pool.ready()
+            actors = min(workers.actors, len(remaining))
+            worker = make_worker(home.uri, (*earlier_generations(root, plan.stage), *before))
+            for result in _done(plan, home, worker, remaining, workers, progress):
+                results[result.index] = result
+                progress.advance(result.rows, unit=result.index)
+                _refuse_full_disk(home, plan, result, plan.total - progress.done)
         manifest = _commit(home, plan, [results[index] for index in sorted(results)], mark)
-        parts = {**progress.parts, "actors": float(min(pool.actors, len(packed)))}
+        parts = {**progress.parts, "actors": float(actors)}
     return Generation(
         stage=plan.stage, uri=home.uri, manifest=manifest, reused=False, seconds=progress.seconds, parts=parts
     )
+
+
+def _done(
+    plan: Plan,
+    home: Store,
+    worker: Callable[[], RowWorker],
+    units: Sequence[WorkUnit],
+    pool: PoolConfig,
+    progress: StageProgress,
+) -> Iterator[Unit]:
+    """The units, as the pool finishes them."""
+    settings = HostSettings(
+        stage=plan.stage, home=home.uri, fields=plan.fields, limits=pool.limits, attempt=plan.attempt,
+        worker=cloudpickle.dumps(worker),
+    )  # fmt: skip
+    packed = [PackedUnit(index=unit.index, label=str(unit), payload=cloudpickle.dumps(unit)) for unit in units]
+    return run_units(partial(UnitHost, settings), packed, pool, watch=progress.watch)
 
 
 def _latest(root: Store, plan: Plan) -> Plan:

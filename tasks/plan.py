@@ -3,31 +3,23 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from models.face3d.maps import ConditionMaps
-from models.images import BadImage, decode_png
 from storage.stores import Store
-from tasks.array_bytes import from_npy
-from tasks.encode import Featurizer
-from tasks.extract import Mapper
 from tasks.preset import Preset
 from tasks.progress import in_prefect_run
-from tasks.rows import RowFailed
-from tasks.shard import Aligner, with_facts
-from tasks.sources import Photo, SourceConfig, list_photos, read_photo
+from tasks.sources import SourceConfig, list_photos
 from tasks.workspace import store_at
 
 PROBE = 20
 # A tar header and padding for every field, and the row's line in index, unit record and status table.
 _BYTES_A_ROW = 6 * 1024
 _ROOM_TO_SPARE = 1.1
-Result = TypeVar("Result")
 
 
 class PlanTooLarge(ValueError):
@@ -68,11 +60,13 @@ def estimate(preset: Preset, source: SourceConfig, root: Store, actors: int) -> 
         PlanTooLarge: the disk cannot take the result.
         NoPhotos: there is nothing to do.
     """
+    from tasks.probe import Probe  # all models
+
     began = time.monotonic()
     photos = list_photos(source, root)
     listing = time.monotonic() - began
     chosen = [photos[i * len(photos) // min(PROBE, len(photos))] for i in range(min(PROBE, len(photos)))]
-    probe = _Probe(preset)
+    probe = Probe(preset)
     for photo in chosen:
         probe.take(photo)
     twice = {"maps": preset.extract.flip, "features": preset.extract.flip or preset.encode.flip}
@@ -111,56 +105,6 @@ def _refuse_small_disk(total: Estimate, root: Store) -> None:
             f"{total.photographs:,} photographs would need about {total.bytes * _ROOM_TO_SPARE / 2**30:.1f} GiB below "
             f"{root.uri}, which has {total.free / 2**30:.1f} GiB free: free some space, or choose another root"
         )
-
-
-class _Shown:
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-        """Bytes of each sample, 0 for a row that failed."""
-        self.seconds: list[float] = []
-
-
-class _Probe:
-    """All three stages in this process. The first row of each is not timed: it loads models and compiles."""
-
-    def __init__(self, preset: Preset) -> None:
-        self.preset = preset
-        self.aligner, self.mapper, self.featurizer = (
-            Aligner(preset.shard), Mapper(preset.extract), Featurizer(preset.encode),
-        )  # fmt: skip
-        self.shown = {stage: _Shown() for stage in ("images", "maps", "features")}
-        self.failed: dict[str, int] = {}
-
-    def take(self, photo: Photo) -> None:
-        try:
-            image = self._timed("images", lambda: self._aligned(photo))
-            maps = self._timed("maps", lambda: self._mapped(image, photo))
-            self._timed("features", lambda: self._encoded(image, maps))
-        except (RowFailed, BadImage) as error:
-            status = getattr(error, "status", "corrupt")
-            self.failed[status] = self.failed.get(status, 0) + 1
-
-    def _timed(self, stage: str, work: Callable[[], Mapping[str, bytes]]) -> Mapping[str, bytes]:
-        shown = self.shown[stage]
-        shown.sizes.append(0)
-        began = time.perf_counter()
-        sample = work()
-        if len(shown.sizes) > 1:
-            shown.seconds.append(time.perf_counter() - began)
-        shown.sizes[-1] = sum(map(len, sample.values()))
-        return sample
-
-    def _aligned(self, photo: Photo) -> dict[str, bytes]:
-        sample = self.aligner.align(read_photo(photo), photo.source, aligned=photo.aligned, landmarks=photo.landmarks)
-        return with_facts(sample, photo, self.preset.shard)
-
-    def _mapped(self, image: Mapping[str, bytes], photo: Photo) -> dict[str, bytes]:
-        pixels, mesh = decode_png(image["image.png"]), from_npy(image["mesh.npy"])
-        return self.mapper.maps(pixels, photo.source, photo.truth, mesh)
-
-    def _encoded(self, image: Mapping[str, bytes], maps: Mapping[str, bytes]) -> dict[str, bytes]:
-        mesh = from_npy(maps["landmarks.npy"])
-        return self.featurizer.features(decode_png(image["image.png"]), ConditionMaps.decode(maps), mesh)
 
 
 @task(name="plan", persist_result=False)

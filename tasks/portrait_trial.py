@@ -23,9 +23,9 @@ from models.portraits.portrait import Portrait, render_portrait
 from models.portraits.scenes import edited, scene_of
 from tasks.array_bytes import from_npy
 from tasks.edit_config import FinetuneConfig
-from tasks.encode import Featurizer, map_latents
-from tasks.extract import Mapper
+from tasks.featurizer import Featurizer, map_latents
 from tasks.identity_training import train_steps
+from tasks.mapper import Mapper
 from tasks.pictures import to_pixels
 from tasks.truth import truth_text
 

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.diffusion.optimisation import OptimiserName, Schedule
+from models.diffusion.config import OptimiserName, Schedule
 
 _CHOICES = {
     "model": ("tiny", "debug", "open", "paper"),

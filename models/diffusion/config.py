@@ -12,6 +12,8 @@ IdentityKind = Literal["both", "semantic_only", "face_only"]
 Prediction = Literal["epsilon", "velocity"]
 Spacing = Literal["leading", "trailing"]
 AdaptationKind = Literal["full", "lora", "tokens"]
+Schedule = Literal["constant", "cosine"]
+OptimiserName = Literal["adamw", "adamw8bit"]
 
 MAPS = ("albedo", "normal", "render")
 

@@ -4,13 +4,12 @@ import importlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Schedule = Literal["constant", "cosine"]
-OptimiserName = Literal["adamw", "adamw8bit"]
+from models.diffusion.config import OptimiserName, Schedule
 
 
 def learning_rate_at(

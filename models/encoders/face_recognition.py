@@ -6,7 +6,6 @@ the middle of the first pixel.
 """
 
 import functools
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from models.encoders.weights import digest_of_file
+from models.encoders.weight_files import digest_of_file, dlib_weights
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -175,12 +174,3 @@ class ArcFaceEncoder:
 
     def __reduce__(self) -> tuple[type["ArcFaceEncoder"], tuple[Path]]:
         return ArcFaceEncoder, (self.path,)
-
-
-def dlib_weights() -> Path:
-    """The recogniser's file inside face-recognition-models, found without importing it (it needs
-    pkg_resources)."""
-    spec = importlib.util.find_spec("face_recognition_models")
-    if spec is None or spec.origin is None:
-        raise ValueError("dlib's recogniser is missing: pip install face-recognition-models")
-    return Path(spec.origin).parent / "models" / "dlib_face_recognition_resnet_model_v1.dat"

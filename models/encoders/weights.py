@@ -24,15 +24,6 @@ def digest_of_tensors(name: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def digest_of_file(name: str, path: Path) -> str:
-    """blake2b over a name and a file's bytes: 16 hex digits."""
-    digest = hashlib.blake2b(name.encode(), digest_size=8)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def locate(source: str | Path, part: str) -> Path | str:
     """Where the weights of a part are: a file, a folder with a config.json, or the hub name given.
 

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter
 
+from models.face3d.data_files import MEDIAPIPE_VERSION
 from models.face3d.package_files import package_file
 
 __all__ = ["MEDIAPIPE_VERSION", "FaceDetectorNet", "FaceMeshNet", "IrisNet", "PersonNet", "crop_square"]
 
-MEDIAPIPE_VERSION: Final = "0.10.21"
 _MODULES: Final = "mediapipe/modules"
 
 Float32Array = npt.NDArray[np.float32]

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from models.face3d.data_files import DATA_FILE
 from models.face3d.mesh_topology import LANDMARKS_68
 from models.face3d.morphable import LandmarkSet, MorphableModel
 from models.face3d.texture import TextureSpace
@@ -22,7 +23,6 @@ __all__ = [
 
 CAMERA_DISTANCE: Final = 1.5
 """Metres; photographs rarely tell their distance, 1.5 m lies between a selfie and a portrait."""
-DATA_FILE: Final = Path(__file__).parent / "data" / "open_head.npz"
 # float16 keeps 11 bits: displacements are stored in millimetres, 3e-4 mm fine at 0.5 mm.
 _MILLI: Final = np.float32(1e-3)
 

@@ -20,17 +20,10 @@ from models.encoders.codec import (
     posterior_sample,
 )
 from models.encoders.efficientnet import load_efficientnet_lite0
-from models.encoders.face_recognition import (
-    ArcFaceEncoder,
-    DlibEncoder,
-    arcface_crop,
-    dlib_chip,
-    dlib_weights,
-    similarity,
-    warp,
-)
+from models.encoders.face_recognition import ArcFaceEncoder, DlibEncoder, arcface_crop, dlib_chip, similarity, warp
 from models.encoders.patch_codec import PatchCosineCodec, cosine_basis, opponent_colours
-from models.encoders.semantic import EfficientNetEncoder, efficientnet_weights, load_clip_encoder, resized
+from models.encoders.semantic import EfficientNetEncoder, load_clip_encoder, resized
+from models.encoders.weight_files import dlib_weights, efficientnet_weights
 
 
 @pytest.fixture(scope="module")

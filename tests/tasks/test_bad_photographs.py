@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from models.images import BadImage
+from tasks.aligner import Aligner
 from tasks.generation import RowFailed
 from tasks.image_uri import BadImageUri, read_image_uri
-from tasks.shard import Aligner, ShardConfig
+from tasks.shard import ShardConfig
 from tasks.sources import embedded_portrait
 from tasks.user_errors import sentence
 

@@ -15,11 +15,13 @@ from storage.manifest import Manifest
 from storage.reader import SampleReader
 from storage.shards import write_shard
 from storage.stores import open_store
+from tasks.aligner import Aligner, split_of, with_facts
 from tasks.array_bytes import from_npy
-from tasks.encode import EncodeWorker
-from tasks.extract import ExtractConfig, Mapper
+from tasks.extract import ExtractConfig
+from tasks.featurizer import EncodeWorker
+from tasks.mapper import Mapper
 from tasks.rows import Row, RowFailed
-from tasks.shard import FIELDS, Aligner, ShardConfig, split_of, with_facts
+from tasks.shard import FIELDS, ShardConfig
 from tasks.sources import Photo, embedded_portrait
 from tasks.truth import truth_parameters, truth_text
 

@@ -16,9 +16,12 @@ from storage.canonical import sha256_of
 from storage.manifest import Manifest
 from storage.shards import write_shard
 from storage.stores import Store, open_store
-from tasks import encode, extract, shard
+from tasks import extract, shard
+from tasks.aligner import Aligner
 from tasks.array_bytes import from_npy
+from tasks.featurizer import EncodeWorker
 from tasks.generation import Generation
+from tasks.mapper import ExtractWorker
 from tasks.plan import PlanTooLarge, estimate
 from tasks.sources import SourceConfig, embedded_portrait
 
@@ -57,11 +60,11 @@ def committed(root: Store, stage: str, fields: tuple[str, ...], samples: dict[st
 def test_mirror_images_have_their_own_light_and_normals(tmp_path: Path) -> None:
     root, portrait = open_store(tmp_path), embedded_portrait().read_bytes()
     key = sha256_of(portrait)[:16]
-    aligned = shard.Aligner(debug().shard).align(portrait, "portrait")
+    aligned = Aligner(debug().shard).align(portrait, "portrait")
     facts = b'{"person":null,"split":"train","truth":null}'
     images = committed(root, "images", shard.FIELDS, {key: {**aligned, "meta.json": facts}})
     unit = extract.ShardUnit(index=0, entry=images.manifest.shards[0])
-    worker = extract.ExtractWorker(extract.ExtractConfig(flip=True), images, "cpu", ())
+    worker = ExtractWorker(extract.ExtractConfig(flip=True), images, "cpu", ())
     samples = {row.key: worker.make(row) for row in worker.rows(unit)}
     assert list(samples) == [key, f"{key}-mirrored"]
     plain, turned = (ConditionMaps.decode(sample) for sample in samples.values())
@@ -82,7 +85,7 @@ def test_mirror_images_have_their_own_light_and_normals(tmp_path: Path) -> None:
     two = committed(root.child("two"), "maps", extract.FIELDS, samples)
     config, features = debug().encode, {}
     for maps, flip in ((one, True), (two, False)):
-        encoder = encode.EncodeWorker(replace(config, flip=flip), images, maps, "cpu", ())
+        encoder = EncodeWorker(replace(config, flip=flip), images, maps, "cpu", ())
         rows = encoder.rows(extract.ShardUnit(index=0, entry=maps.manifest.shards[0]))
         features[flip] = {row.key: encoder.complete(row, encoder.make(row)) for row in rows}
     assert list(features[True]) == list(features[False]) == list(samples)

@@ -9,8 +9,10 @@ import torch
 from models.diffusion.editor import InstaFace
 from models.diffusion.presets import debug_config
 from tasks.edit_config import FinetuneConfig
-from tasks.encode import EncodeConfig, Featurizer
-from tasks.extract import ExtractConfig, Mapper
+from tasks.encode import EncodeConfig
+from tasks.extract import ExtractConfig
+from tasks.featurizer import Featurizer
+from tasks.mapper import Mapper
 from tasks.portrait_scores import CHOICES, Judge, chosen, region_psnr, scored
 from tasks.portrait_trial import EDITS, Frozen, Subject, TrialConfig, baselines, made_pictures, meet, tuned
 

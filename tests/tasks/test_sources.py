@@ -18,7 +18,8 @@ import pytest
 from models.images import BadImage, encode_png
 from storage.stores import LocalStore, Store, open_store
 from tasks import sources
-from tasks.shard import Aligner, ShardConfig
+from tasks.aligner import Aligner
+from tasks.shard import ShardConfig
 from tasks.source_archives import ArchiveDamaged
 from tasks.sources import NoPhotos, Photo, SourceConfig, list_photos, read_photo
 
