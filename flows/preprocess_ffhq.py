@@ -7,18 +7,17 @@ from prefect import flow
 from pydantic import Field
 
 from flows import presets
+from flows.dataset_tables import publish_generations
 from flows.documented import documented
 from flows.parameters import PresetName, Root, Source
-from flows.stage_tables import publish_generations
 from tasks.dataset_card import card_task
 from tasks.encode import encode_task
 from tasks.extract import extract_task
 from tasks.plan import plan_task
 from tasks.preset import Preset
-from tasks.ray_pool import cluster_pool
 from tasks.shard import shard_task
 from tasks.sources import SourceConfig
-from tasks.workspace import workspace
+from tasks.workspace import workspace_on_demand
 
 Layout = Annotated[
     Literal["auto", "ffhq", "aligned", "plain"],
@@ -90,13 +89,13 @@ def run_stages(
     gpus: float,
     redrive: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """The three stages and what is said about them."""
-    with workspace(root) as place:
-        plain, shared = cluster_pool(workers), cluster_pool(workers, gpus)
-        images = shard_task(configuration.shard, photographs, place.root, plain, redrive)
+    """The three stages and what is said about them. Ray starts when one of them finds work to do."""
+    with workspace_on_demand(root, workers=workers) as (place, plain):
+        shared = replace(plain, gpus=gpus)
+        images = shard_task(configuration.shard, photographs, place, plain, redrive)
         mapping = shared if configuration.extract.estimator == "deca" else plain
-        maps = extract_task(configuration.extract, images, place.root, mapping, redrive)
-        features = encode_task(configuration.encode, images, maps, place.root, shared, redrive)
+        maps = extract_task(configuration.extract, images, place, mapping, redrive)
+        features = encode_task(configuration.encode, images, maps, place, shared, redrive)
     publish_generations([images, maps, features])
     card = card_task(images, maps, features)
     stages: dict[str, Any] = {

@@ -30,18 +30,18 @@ from models.rng import numpy_generator
 from storage.canonical import digest_of
 from storage.records import Record, commit_record, committed
 from storage.stores import Store
+from tasks.aligner import Aligner
 from tasks.array_bytes import from_npy, to_safetensors
 from tasks.edit_config import FinetuneConfig
 from tasks.edit_render import read_parameters
-from tasks.encode import Featurizer, map_latents
-from tasks.extract import Mapper
+from tasks.featurizer import Featurizer, map_latents
 from tasks.generation import earlier_generations, find_generation
 from tasks.identity_card import identity_card
+from tasks.mapper import Mapper
 from tasks.marking import mark
 from tasks.pictures import contact_sheet, psnr, stack, to_pixels
 from tasks.preset import Preset
 from tasks.run_log import say
-from tasks.shard import Aligner
 from tasks.train_data import FEATURES
 from tasks.train_state import load_networks
 

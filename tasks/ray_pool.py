@@ -9,7 +9,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -41,6 +41,16 @@ class UnitFailed(RuntimeError):
     """A unit of work failed as a whole (not one of its rows)."""
 
 
+class Pool(Protocol):
+    """Where units are done, once there are any."""
+
+    @property
+    def gpus(self) -> float: ...
+
+    def ready(self) -> "PoolConfig":
+        """The pool, with Ray running."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolConfig:
     """How the work is spread. It changes no result, so it is part of no digest."""
@@ -66,6 +76,10 @@ class PoolConfig:
             )
         if self.cpus < 0 or self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus)):
             raise ValueError(f"cpus={self.cpus}, gpus={self.gpus}: Ray gives shares of one GPU or whole GPUs")
+
+    def ready(self) -> "PoolConfig":
+        """Itself: Ray runs already."""
+        return self
 
 
 def cluster_pool(workers: int | None, gpus: float = 0.0) -> PoolConfig:
@@ -128,6 +142,22 @@ def _run() -> str:
 
     context = FlowRunContext.get()
     return str(context.flow_run.id if context is not None and context.flow_run is not None else uuid.uuid4())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolOnDemand:
+    """A pool over all of Ray's cluster, for which Ray is started when a stage finds work to do."""
+
+    workers: int | None
+    """Actors a stage; all cores, or GPU shares, by default."""
+    sessions: ExitStack
+    """Ends Ray with the block that made it."""
+    gpus: float = 0.0
+
+    def ready(self) -> PoolConfig:
+        """As `cluster_pool`."""
+        self.sessions.enter_context(ray_session())
+        return cluster_pool(self.workers, self.gpus)
 
 
 class _Host:

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import ray
 
 from storage.seaweed import SeaweedServer
 from storage.stores import Store, open_store
-from tasks.ray_pool import ray_session
+from tasks.ray_pool import PoolOnDemand, ray_session
 
 ROOT_VARIABLE = "INSTAFACE_ROOT"
 HOME = Path(".instaface")
@@ -45,6 +45,19 @@ def workspace(root: str | None = None, *, cpus: int | None = None) -> Iterator[W
     _tell_of_filling_disks(uri)
     with ray_session(cpus):
         yield Workspace(root=uri, workers=max(1, int(ray.cluster_resources().get("CPU", 1))))
+
+
+@contextmanager
+def workspace_on_demand(root: str | None = None, *, workers: int | None = None) -> Iterator[tuple[str, PoolOnDemand]]:
+    """As `workspace`, for work that may be done already: the root's URI, and a pool that starts Ray when it is needed.
+
+    Raises:
+        NotEnoughDisk, StorageError: one sentence, before any work starts.
+    """
+    uri = check_root(root or default_root())
+    _tell_of_filling_disks(uri)
+    with ExitStack() as sessions:
+        yield uri, PoolOnDemand(workers=workers, sessions=sessions)
 
 
 def _tell_of_filling_disks(uri: str) -> None:
