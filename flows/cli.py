@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows.cli_doctor import doctor
+from flows.cli_evaluate import evaluate_app
 from flows.cli_images import expressions_app, verify_image
 from flows.cli_logs import logs
 from flows.cli_portraits import portraits
@@ -27,6 +28,7 @@ app.add_typer(storage_app, name="storage")
 app.add_typer(assets_app, name="assets")
 app.add_typer(runs_app, name="runs")
 app.add_typer(expressions_app, name="expressions")
+app.add_typer(evaluate_app, name="evaluate")
 app.command("verify-image")(verify_image)
 app.command()(portraits)
 app.command()(up)
