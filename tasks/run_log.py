@@ -34,7 +34,8 @@ def say(stage: str, message: str, *, shard: int | None = None, level: int = logg
 
 def run_id() -> str:
     """The run that this process works for; empty outside of one."""
-    known = os.environ.get(RUN_VARIABLE)
+    # Prefect's own variable is there in the process of a deployment's run, before any stage has begun.
+    known = os.environ.get(RUN_VARIABLE) or os.environ.get("PREFECT__FLOW_RUN_ID")
     if known:
         return known
     ray = sys.modules.get("ray")
