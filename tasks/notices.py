@@ -29,17 +29,6 @@ def tell(event: str, name: str, sentence: str, **facts: Any) -> None:
     )  # fmt: skip
 
 
-def tell_regression(name: str, figures: Mapping[str, tuple[float, float]]) -> None:
-    """An evaluation is worse than its baseline: figure → (baseline, now)."""
-    words = ", ".join(f"{figure} {before:.4g} → {now:.4g}" for figure, (before, now) in sorted(figures.items()))
-    tell(
-        EVALUATION_REGRESSION,
-        name,
-        f"worse than the baseline: {words}",
-        figures={k: list(v) for k, v in figures.items()},
-    )
-
-
 def tell_quarantine(stage: str, uri: str, counts: Mapping[str, int], *, share: float = QUARANTINE_SHARE) -> bool:
     """Say so where more than `share` of a stage's rows failed; `counts` are rows by status."""
     total, bad = sum(counts.values()), sum(n for status, n in counts.items() if status != "ok")
