@@ -4,7 +4,7 @@ import ast
 import html
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,14 +29,24 @@ def sentences(root: Path) -> list[Sentence]:
     kinds = {*BUILT_IN, *exceptions(list(trees.values()))}
     found: set[Sentence] = set()
     for path, tree in trees.items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and (kind := _name(node.func)) in kinds and node.args:
-                for text in _said(node):
-                    if re.search(r"[a-zA-Z]{2,}", re.sub(r"‹[^›]*›", "", text)):
-                        place = path.relative_to(root)
-                        named = f"{kind} in {place.parts[0]}" if kind in BUILT_IN else kind
-                        found.add(Sentence(named, " ".join(text.split()), str(place)))
+        place = path.relative_to(root)
+        for kind, call in _calls(tree, kinds):
+            named = f"{kind} in {place.parts[0]}" if kind in BUILT_IN else kind
+            for text in _said(call):
+                if re.search(r"[a-zA-Z]{2,}", re.sub(r"‹[^›]*›", "", text)):
+                    found.add(Sentence(named, " ".join(text.split()), str(place)))
     return sorted(found)
+
+
+def _calls(tree: ast.Module, kinds: set[str]) -> Iterator[tuple[str, ast.Call]]:
+    """Where an exception is made, and where one makes up its own sentence: `super().__init__(f"…")`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.args and _name(node.func) in kinds:
+            yield _name(node.func), node
+        elif isinstance(node, ast.ClassDef) and node.name in kinds:
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Call) and inner.args and ast.unparse(inner.func) == "super().__init__":
+                    yield node.name, inner
 
 
 def exceptions(trees: Sequence[ast.Module]) -> set[str]:

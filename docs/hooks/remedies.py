@@ -27,6 +27,8 @@ REMEDIES: Final = {
     "--force-reinstall --no-deps .`, or `git checkout models/tiny/weights`.",
     "DiskTooSmall": "Nothing is lost: what is done stays. Free the space that the sentence names, choose another `root`, and run "
     "the same command; it goes on where it stopped.",
+    "EvaluationWorse": "The model fell behind the last one that was accepted. Look at the report (`instaface evaluate report`); if "
+    "it is right all the same, `instaface evaluate accept` makes it the new standard.",
     "ManifestCorrupt": "A manifest or table is damaged. `instaface storage verify ROOT`, then `instaface storage repair ROOT`, "
     "which rewrites it from its copy.",
     "MetricUnavailable": "A metric's weights are not installed; reports say *not available* in its place. Install what the "
@@ -72,6 +74,7 @@ REMEDIES: Final = {
     "`<root>/<stage>/<digest>/quarantine/`; a wrong `layout` and pictures without faces are the usual causes. A collection that "
     "is meant to be so: raise `bad_share_limit` by `changes`.",
     "TrainingStopped": "Not an error: somebody asked it to stop, and it saved. The same command goes on.",
+    "TypeError in flows": "A mistake in a flow's own code: the sentence names the parameter.",
     "TypeError in models": "A mistake in a program that calls the library: see the function's docstring.",
     "UnitFailed": "A unit of work failed as a whole, which is the machine's fault rather than a photograph's: memory, a lost node, "
     "a missing asset on one node. Look at the sentence after the colon, mend it, and run the same command.",

@@ -77,6 +77,12 @@ def finetune(direct: Store) -> None:
     raise AssertionError("a late writer was not stopped")
 
 
+def measure() -> None:
+    """The edits of a person, and a protocol over photographs."""
+    evaluate(identity_id="ada", root=ROOT, preset="debug")
+    evaluate(protocol="smoke", source=ALBUM, people=2, each=1, methods=["copy", "zero-shot"], root=ROOT, preset="debug")
+
+
 def steps(folder: Path, direct: Store) -> list[tuple[str, Callable[[], Any]]]:
     small: dict[str, Any] = {"root": ROOT, "preset": "debug"}
     source = {"source": ALBUM, "workers": 1}
@@ -90,7 +96,7 @@ def steps(folder: Path, direct: Store) -> list[tuple[str, Callable[[], Any]]]:
             "edit-identity",
             lambda: edit_identity(identity_id="ada", edits=left, driver_uri=f"{ALBUM}/", paste_back=True, **small),
         ),
-        ("evaluate", lambda: evaluate(identity_id="ada", **small)),
+        ("evaluate", measure),
         ("upkeep", look_after),
         ("erase-identity", lambda: erase_identity("ada", "asked", root=ROOT, delete_original=True)),
     ]
