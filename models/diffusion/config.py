@@ -102,6 +102,9 @@ class InstaFaceConfig:
     noise of weak channels on nor to learn the size of strong ones. Wants velocity prediction; empty is the paper."""
     spacing: Spacing = "leading"
     """Which timesteps a sampler visits: leading 951, …, 1 (Stable Diffusion), trailing 999, …, 49."""
+    sampling_shift: float = 1.0
+    """s > 1 moves the timesteps of `ddim` towards the noise: for latents with strong channels, which are decided there.
+    Wants trailing timesteps; 1 is the paper. Other solvers keep their own spacing."""
     min_snr_gamma: float | None = None
     """γ of min-SNR weighting (arXiv:2303.09556); None weighs every timestep alike, as the paper."""
     noise_offset: float = 0.0
@@ -196,6 +199,8 @@ def _check_process(c: InstaFaceConfig) -> None:
     for name in ("latent_deviations", "latent_gains"):
         if any(value <= 0 for value in getattr(c, name)):
             raise ValueError(f"{name} are positive, not {min(getattr(c, name))}")
+    if c.sampling_shift < 1 or (c.sampling_shift != 1 and c.spacing != "trailing"):
+        raise ValueError(f"sampling_shift is {c.sampling_shift}: 1, or more with spacing='trailing'")
     if c.min_snr_gamma is not None and c.min_snr_gamma <= 0:
         raise ValueError(f"min_snr_gamma is {c.min_snr_gamma}: it must be positive (5 is usual), or None")
     if not 0 <= c.condition_dropout < 1:

@@ -192,12 +192,15 @@ def _solver(
     """The timesteps to visit and the rule that goes from one to the next."""
     config = model.config
     if solver == "ddim":
-        timesteps = sampling_timesteps(steps, config.train_steps, config.spacing).tolist()
+        timesteps = sampling_timesteps(steps, config.train_steps, config.spacing, config.sampling_shift).tolist()
         jump = config.train_steps // steps
+        following = {t: max(t - jump, 0) for t in timesteps}
+        if config.sampling_shift != 1:
+            following = dict(zip(timesteps, [*timesteps[1:], 0], strict=True))
 
         def step(output: Tensor, t: int, z: Tensor) -> Tensor:
             # The step beyond the last has ᾱ_0, not 1 (`set_alpha_to_one=False` of Stable Diffusion).
-            alpha, alpha_next = model.alphas[t], model.alphas[max(t - jump, 0)]
+            alpha, alpha_next = model.alphas[t], model.alphas[following[t]]
             noise = None
             if eta:
                 noise = torch.stack(

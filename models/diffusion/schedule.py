@@ -84,10 +84,11 @@ def min_snr_weight(alpha: Tensor, gamma: float, prediction: Prediction) -> Tenso
     return (snr + 1).clamp(max=gamma) / (snr + 1)
 
 
-def sampling_timesteps(steps: int, train_steps: int, spacing: Spacing) -> Tensor:
+def sampling_timesteps(steps: int, train_steps: int, spacing: Spacing, shift: float = 1.0) -> Tensor:
     """The timesteps a sampler visits, descending: int64 (steps,).
 
-    leading: ⌊T/steps⌋·i + 1; trailing: round(T − i·T/steps) − 1 (arXiv:2305.08891, Table 2).
+    leading: ⌊T/steps⌋·i + 1; trailing: round(T − i·T/steps) − 1 (arXiv:2305.08891, Table 2). `shift` s moves trailing
+    ones towards the noise: u = 1 − i/steps becomes s·u/(1 + (s − 1)·u) (Esser et al. 2024, arXiv:2403.03206, equation 23).
     """
     if not 1 <= steps <= train_steps:
         raise ValueError(f"steps is {steps}: between 1 and the {train_steps} steps of training")
@@ -95,6 +96,8 @@ def sampling_timesteps(steps: int, train_steps: int, spacing: Spacing) -> Tensor
         ascending = torch.arange(steps) * (train_steps // steps) + 1
         return ascending.flip(0)
     descending = train_steps - torch.arange(steps, dtype=torch.float64) * (train_steps / steps)
+    if shift != 1:
+        descending = shift * descending / (1 + (shift - 1) * descending / train_steps)
     return descending.round().long() - 1
 
 

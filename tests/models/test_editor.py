@@ -249,6 +249,7 @@ def test_configurations_round_trip_and_refuse_nonsense() -> None:
         ({"maps": ("albedo", "albedo")}, "distinct names"),
         ({"attention": (True,)}, "attention flags"),
         ({"identity_grid": 8}, "with identity_context"),
+        ({"sampling_shift": 0.5}, "sampling_shift is 0.5"),
         ({"identity_grid": 5, "identity_context": True}, "a divisor of latent_size 16"),
         ({"beta_end": 2.0}, "0 < start"),
         ({"identity_head_width": 48}, "not a multiple of the head width"),

@@ -19,6 +19,7 @@ from models.diffusion.sampling import (
     sample_latents,
     set_timesteps,
 )
+from models.diffusion.schedule import sampling_timesteps
 from models.encoders.patch_codec import PatchCosineCodec
 
 PROCESSES = [
@@ -46,6 +47,24 @@ def test_without_guidance_it_is_diffusers_own_ddim_loop(process: dict[str, Any])
         for t in scheduler.timesteps:
             z = scheduler.step(plain(z, t, tokens).sample, t, z).prev_sample
     torch.testing.assert_close(ours, z, atol=2e-4, rtol=2e-4)
+
+
+def test_shifted_timesteps_are_nearer_to_the_noise_and_lead_to_the_same_picture() -> None:
+    """Of many steps the rule does not matter: both solve the same equation."""
+    plain, shifted = (sampling_timesteps(20, 1000, "trailing", shift) for shift in (1.0, 3.0))
+    assert shifted[0] == plain[0] == 999
+    assert (shifted[1:] > plain[1:]).all()
+    assert (shifted.diff() < 0).all()
+    u = 0.5  # the eleventh of twenty
+    assert shifted[10] == round(3 * u / (1 + 2 * u) * 1000) - 1
+    model = small_model(prediction="velocity", zero_terminal_snr=True, spacing="trailing")
+    moved = small_model(prediction="velocity", zero_terminal_snr=True, spacing="trailing", sampling_shift=2.0)
+    conditions, tokens = _inputs(model, 1)
+    few, many = (
+        [sample_latents(one, conditions, tokens, keys=["a"], steps=steps) for one in (model, moved)]
+        for steps in (5, 100)
+    )
+    assert (few[0] - few[1]).std() > 2 * (many[0] - many[1]).std()
 
 
 def test_guidance_runs_once_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
