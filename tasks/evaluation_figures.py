@@ -91,7 +91,7 @@ _ALL = [
 ]  # fmt: skip
 FIGURES: Mapping[str, Figure] = {figure.name: figure for figure in _ALL}
 """Everything that is measured, by name."""
-COMPARED = ("st_lpips", "lpips", "ssim", "frechet", "fid", "dlib_distance")
+COMPARED = ("st_lpips", "lpips", "ssim", "frechet", "fid", "dlib_distance", "dlib_same")
 """What ours is compared with every baseline by, against the truth where there is one."""
 CONTROLS = {"pose": "pose_mm", "expression": "expression_mm", "light": "light"}
 
@@ -215,16 +215,24 @@ def comparisons(
     return out
 
 
+def _value(figure: Figure, row: Row) -> float | None:
+    """Of one picture; of a share, 0 where there is no picture or no face."""
+    if figure.share:
+        return float(bool(row.get(figure.name))) if row["status"] != "ok" or figure.name in row else None
+    value = row.get(figure.name)
+    return None if value is None else float(value)
+
+
 def _difference(figure: Figure, ours: Measured, other: Measured) -> dict[str, Any] | None:
     if figure.of_set:
         found = _set_difference(figure, ours, other)
     else:
         theirs = {row["entry"]: row for row in other.rows}
         pairs = [(row, theirs[row["entry"]]) for row in ours.rows if row["entry"] in theirs]
-        both = [(a, b) for a, b in pairs if a.get(figure.name) is not None and b.get(figure.name) is not None]
+        both = [(a, b) for a, b in pairs if _value(figure, a) is not None and _value(figure, b) is not None]
         if not both:
             return None
-        gaps = [float(a[figure.name]) - float(b[figure.name]) for a, b in both]
+        gaps = [(_value(figure, a) or 0.0) - (_value(figure, b) or 0.0) for a, b in both]
         interval = bootstrap(gaps, groups=[str(a["person"]) for a, _ in both])
         found = _rounded(interval.mean, interval.low, interval.high, interval.count)
     if found is None:

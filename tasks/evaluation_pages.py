@@ -47,7 +47,10 @@ def chosen_entries(measured: Measured, mode: str, *, truth: bool) -> list[tuple[
     if not rows:
         return []
     picked = [rows[0], rows[len(rows) // 2], rows[-1]]
-    return list(dict.fromkeys(zip(PLACES, (str(row["entry"]) for row in picked), strict=True)))
+    places: dict[str, str] = {}
+    for place, row in zip(PLACES, picked, strict=True):
+        places.setdefault(str(row["entry"]), place)  # of few pictures the median is the best or the worst
+    return [(place, entry) for entry, place in places.items()]
 
 
 def grids(root: Store, facts: Mapping[str, Any], measured: Mapping[str, Measured]) -> dict[str, bytes]:

@@ -112,9 +112,15 @@ def _paper_rows(facts: Mapping[str, Any], mode: str, names: Sequence[str]) -> li
     else:
         return []
     return [
-        (label, *(f"{values[columns[name]]:g}" if columns.get(name) in values else "" for name in names))
+        (label, *(_published(columns.get(name), values) for name in names))
         for label, values in zip(labels, published, strict=True)
     ]
+
+
+def _published(name: str | None, values: Mapping[str, float]) -> str:
+    if name is None or name not in values:
+        return ""
+    return f"{values[name]:g}{' % (unpublished formula)' if name == 'reid' else ''}"
 
 
 def _control(facts: Mapping[str, Any]) -> Table:
@@ -206,7 +212,7 @@ def markdown(facts: Mapping[str, Any]) -> str:
     intro += ["\\* The model is conditioned on the network behind this measure: it is no independent judge.", ""]
     tables = "\n\n".join(table.markdown() for table in all_tables(facts))
     told = "\n".join(f"* **{name}**: {meaning}" for name, meaning in dict(meanings(facts)).items())
-    return "\n".join(intro) + tables + f"\n\n### What the numbers mean\n\n{told}\n"
+    return "\n".join(intro) + "\n" + tables + f"\n\n### What the numbers mean\n\n{told}\n"
 
 
 def headline(facts: Mapping[str, Any]) -> str:

@@ -44,7 +44,8 @@ def measured(manifest: EvaluationManifest, error: float, seed: int, *, faces: bo
 def facts(manifest: EvaluationManifest, methods: Mapping[str, Measured]) -> dict[str, Any]:
     return {
         "protocol": manifest.protocol, "source": manifest.source, "manifest": manifest.digest, "truth": True,
-        "people": 3, "images": 18, "preset": "debug", "encoders": ["dlib", "efficientnet-lite0"], "parameters": "true", "base": "untrained",
+        "people": 3, "images": 18, "preset": "debug",
+        "encoders": ["dlib", "efficientnet-lite0"], "parameters": "true", "base": "untrained",
         "base_digest": "d", "edit_steps": 2, "tune_steps": 3, "methods": [asdict(BUILT_IN[key]) for key in methods],
         "subject": "ours", "summary": summary_of(methods),
         "comparisons": comparisons(methods["ours"], {k: v for k, v in methods.items() if k != "ours"}),
@@ -142,8 +143,12 @@ def test_ours_is_judged_pair_by_pair(manifest: EvaluationManifest) -> None:
     for figure in ("st_lpips_truth", "ssim_truth", "frechet_truth", "dlib_distance_truth", "pose_mm"):
         assert verdicts["copy", figure] == "better", figure
         assert verdicts["paste", figure] == "undecided", "equal pictures"
+    blind = measured(manifest, 0.2, 1, faces=False)
+    seen = {one["figure"]: one["verdict"] for one in comparisons(blind, {"paste": methods["paste"]})}
+    assert seen["dlib_same_truth"] == "worse", "no face counts"
+    assert "dlib_distance_truth" not in seen
     back = comparisons(methods["copy"], {"ours": methods["ours"]})
-    assert {one["verdict"] for one in back} == {"worse"}
+    assert {one["verdict"] for one in back if one["figure"] != "dlib_same_truth"} == {"worse"}
     summary = summary_of(methods)
     assert summary["ours"]["pose"]["ssim_truth"]["count"] == 6
     assert summary["ours"]["all"]["frechet_truth"]["mean"] == pytest.approx(6 * 0.04, rel=0.01)
