@@ -1,11 +1,18 @@
-"""A Ray cluster of this machine alone, that outlives the runs which use it: command line, environment, and a knock."""
+"""A Ray cluster of this machine alone, that outlives the runs which use it: command line, environment, and a knock.
 
+`python -m tasks.local_ray start --head …` is `ray start --head …` without what `without_reporter` leaves out.
+"""
+
+import functools
 import os
 import secrets
 import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import ray._private.services
 
 HOST = "127.0.0.1"
 OBJECT_STORE_BYTES = 256 << 20
@@ -24,7 +31,7 @@ def ray_head(port: int, folder: Path, *, dashboard_port: int | None = None) -> t
         with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
     command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+        *(sys.executable, "-m", "tasks.local_ray", "start", "--head", "--block", "--disable-usage-stats"),
         *(f"--node-ip-address={HOST}", f"--port={port}", f"--num-cpus={max(2, os.cpu_count() or 2)}"),
         # Ports of its workers as the system gives them: Ray's own range is where the S3 server looks for its ports.
         *("--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={OBJECT_STORE_BYTES}"),
@@ -36,8 +43,30 @@ def ray_head(port: int, folder: Path, *, dashboard_port: int | None = None) -> t
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token.resolve()),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # With a dashboard the reporter is there: it then tells nobody.
+        "RAY_USAGE_STATS_REPORT_URL": f"http://{HOST}:9/",
     }
     return command, environment
+
+
+def without_reporter() -> None:
+    """Let Ray, in this process, start no process for usage statistics.
+
+    Where they are switched off, Ray 2.60 still has one, beside every head without a dashboard, which asks the metadata
+    services of three clouds where it is, and tells usage-stats.ray.io that there is nothing to tell.
+    """
+    original = ray._private.services.start_api_server
+    if getattr(original, "__wrapped__", None) is not None:
+        return
+
+    @functools.wraps(original)
+    def start(include_dashboard: bool | None, *arguments: Any, **named: Any) -> tuple[str | None, Any]:
+        found: tuple[str | None, Any] = (None, None)
+        if include_dashboard:
+            found = original(include_dashboard, *arguments, **named)
+        return found
+
+    ray._private.services.start_api_server = start
 
 
 def answers(port: int) -> bool:
@@ -56,3 +85,10 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+if __name__ == "__main__":
+    from ray.scripts.scripts import main
+
+    without_reporter()
+    sys.exit(main())

@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from tasks.live import Mailbox
+from tasks.local_ray import without_reporter
 from tasks.run_log import NAMESPACE, RUN_VARIABLE
 from tasks.unit_host import RowLimits
 
@@ -111,6 +112,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
     # for each other.
     cluster = bool(os.environ.get("RAY_ADDRESS"))
     run = _run()
+    without_reporter()
     for last in (False, False, True):
         try:
             ray.init(
