@@ -30,6 +30,7 @@ from storage.identities import IdentityStore
 from storage.seaweed import SeaweedServer
 from storage.stores import S3Store, Store, open_store
 from storage.upkeep import clean_staging, repair_dataset, verify_dataset
+from tasks.expressions import save_expression
 from tasks.ray_pool import ray_session
 from tasks.sources import list_photos
 from tests.deploy.policed_s3 import PolicedS3, Policy
@@ -83,10 +84,16 @@ def measure() -> None:
     evaluate(protocol="smoke", source=ALBUM, people=2, each=1, methods=["copy", "zero-shot"], root=ROOT, preset="debug")
 
 
+def erase() -> None:
+    """Twice: the second finds the tombstone of the first."""
+    for _ in range(2):
+        erase_identity("ada", "asked", root=ROOT, delete_original=True)
+
+
 def steps(folder: Path, direct: Store) -> list[tuple[str, Callable[[], Any]]]:
     small: dict[str, Any] = {"root": ROOT, "preset": "debug"}
     source = {"source": ALBUM, "workers": 1}
-    left = [{"name": "left", "yaw": -20}]
+    left = [{"name": "left", "yaw": -20, "expression": "grin"}]
     return [
         ("preprocess-ffhq", lambda: preprocess(folder)),
         ("redrive-quarantine", lambda: redrive_quarantine(**source, **small)),
@@ -98,7 +105,7 @@ def steps(folder: Path, direct: Store) -> list[tuple[str, Callable[[], Any]]]:
         ),
         ("evaluate", measure),
         ("upkeep", look_after),
-        ("erase-identity", lambda: erase_identity("ada", "asked", root=ROOT, delete_original=True)),
+        ("erase-identity", erase),
     ]
 
 
@@ -112,6 +119,7 @@ def main(folder: Path, record: bool) -> None:
         for path in (folder / "album").iterdir():
             photographs.upload_file(str(path), NAMES["PHOTO_BUCKET"], f"{NAMES['PHOTO_ROOT']}/{path.name}")
         direct = open_store(ROOT, s3=server.config)
+        save_expression(direct, "grin", {"expressions": {"smile": 0.5}})
         police = PolicedS3(server.endpoint)
         with police.serving() as url:
             os.environ["AWS_ENDPOINT_URL"] = url

@@ -1,6 +1,7 @@
 """Each deployment does its work under its own policy, and the policy allows nothing that the work does not use."""
 
 import ast
+import fnmatch
 import json
 import os
 import subprocess
@@ -19,15 +20,17 @@ from tests.deploy.policed_s3 import Ask, Grant, Policy, asks
 
 __all__ = ["s3_server"]
 ROOT = Path(__file__).resolve().parents[2]
-UNUSED: dict[str, set[str]] = {
+UNUSED = (
     # A failed upload of a large object is aborted; objects here are small.
-    "s3:AbortMultipartUpload": {"*"},
+    ("*", "s3:AbortMultipartUpload", "*"),
     # A late edit of an erased person takes back what it wrote; here only the late fine-tune does.
-    "s3:ListBucketVersions": {"edit-identity"},
-    "s3:DeleteObjectVersion": {"edit-identity"},
-    "s3:ListBucketMultipartUploads": {"edit-identity"},
-}
-"""Actions that a policy grants and a small, undisturbed run does not need, with the policies that may hold them."""
+    ("edit-identity", "s3:ListBucketVersions", "*"),
+    ("edit-identity", "s3:DeleteObjectVersion", "*"),
+    ("edit-identity", "s3:ListBucketMultipartUploads", "*"),
+    # An original that is the beginning of another object's name is deleted without a listing of its versions.
+    ("erase-identity", "s3:DeleteObject", "arn:aws:s3:::photographs/*"),
+)
+"""Policy, action and resource of what a small, undisturbed run has no need of."""
 
 
 def test_requests_are_told_apart() -> None:
@@ -143,7 +146,8 @@ def test_no_policy_allows_what_its_flow_does_not_do(asked: dict[str, Any]) -> No
     for name in sorted(set(asked) - {"redrive-quarantine"}):
         used = [Ask(*one) for one in asked[name]["asked"]]
         for grant in single_grants(Policy.read(POLICIES / f"{name}.json", NAMES)):
-            excused = UNUSED.get(grant.actions[0], set()) & {"*", name}
+            single = (name, grant.actions[0], grant.resources[0])
+            excused = any(all(map(fnmatch.fnmatchcase, single, pattern)) for pattern in UNUSED)
             if not excused and not any(grant.allows(ask) for ask in used):
                 surplus.append(f"{name}: {grant.sid} {grant.actions[0]} {grant.resources[0]} {grant.prefixes or ''}")
     assert not surplus, "\n".join(surplus)
