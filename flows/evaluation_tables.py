@@ -10,8 +10,10 @@ from tasks.evaluate_protocol import ProtocolEvaluation
 from tasks.evaluation_history import Point
 from tasks.evaluation_pages import history_png, small
 from tasks.evaluation_tables import WHY_NOT_COMPARABLE, all_tables, headline
+from tasks.reachable import when_reachable
 
 
+@when_reachable
 def publish_protocol(evaluation: ProtocolEvaluation, points: Sequence[Point]) -> None:
     """A table artifact each table; the grids and the curves as pictures inside Markdown."""
     facts, record = evaluation.facts, evaluation.record

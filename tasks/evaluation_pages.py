@@ -157,13 +157,13 @@ def page(record: Record, points: Sequence[Point]) -> str:
     return environment.get_template("evaluation.html").render(
         facts=facts,
         headline=headline(facts),
-        why=WHY_NOT_COMPARABLE,
+        why=WHY_NOT_COMPARABLE.replace("`", ""),
         tables=all_tables(facts),
         grids=[(mode, uri, ranked_by(mode, truth=facts["truth"])) for mode, uri in shown],
         curves=Markup(history_svg(points)),  # made by matplotlib from numbers
         runs=len(points),
         meanings=meanings(facts),
-        uri=record.uri,
+        place=f"evaluations/{record.uri.rstrip('/').rpartition('/')[2]}",
         verdict_colours={"better": "good", "worse": "bad", "undecided": ""},
     )
 

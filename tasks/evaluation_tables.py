@@ -217,9 +217,12 @@ def markdown(facts: Mapping[str, Any]) -> str:
 
 def headline(facts: Mapping[str, Any]) -> str:
     """What was evaluated, in a sentence or two."""
+    base, source = str(facts["base"]).rstrip("/").rpartition("/")[2], str(facts["source"])
+    if not source.startswith("portraits:"):
+        source = source.rstrip("/").rpartition("/")[2]
     text = (
-        f"{facts['images']} images a method of {facts['people']} people ({facts['source']}), preset {facts['preset']}, model "
-        f"{facts['base']} ({facts['base_digest']}), {facts['edit_steps']} sampler steps, fine-tune of {facts['tune_steps']} "
+        f"{facts['images']} images a method of {facts['people']} people ({source}), preset {facts['preset']}, model "
+        f"{base} ({facts['base_digest']}), {facts['edit_steps']} sampler steps, fine-tune of {facts['tune_steps']} "
         f"steps, {facts['parameters']} parameters of the source; manifest {facts['manifest']}. Intervals: 95 %, bootstrap over "
         "people; of Fréchet and kernel distances, jackknife over people."
     )
