@@ -1,5 +1,6 @@
 """Preprocessing under kills and damage: actors, the flow's process; corrupt photographs."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -25,13 +27,11 @@ PATIENCE = 400
 pytestmark = pytest.mark.faults
 
 
-def start(root: Path, seconds: float) -> subprocess.Popen[str]:
+def start(root: Path, seconds: float, errors: IO[str] | int = subprocess.DEVNULL) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
     environment.pop("RAY_ADDRESS", None)
     command = [sys.executable, str(ROOT / "tests" / "preprocess_process.py"), str(root), str(seconds)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
-    )
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT)
 
 
 def descendants(pid: int) -> dict[int, str]:
@@ -117,6 +117,29 @@ def test_a_killed_flow_goes_on_when_it_is_run_again(tmp_path: Path, undisturbed:
     assert content(tmp_path) == undisturbed
 
 
+def test_a_flow_whose_ray_node_dies_says_so_and_goes_on_when_it_is_run_again(
+    tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    root, store = tmp_path / "root", open_store(tmp_path / "root")
+    with (tmp_path / "errors").open("w") as errors:
+        process = start(root, 1.2, errors)  # its end is seconds away when Ray notices that the node is gone
+        wait_for_units(store, 1, process)
+        nodes = named(process.pid, "raylet/raylet")
+        assert len(nodes) == 1
+        os.kill(nodes[0], signal.SIGKILL)
+        try:
+            assert process.wait(PATIENCE) not in (0, None)  # it ends, instead of waiting for a node that never comes
+        finally:
+            process.kill()
+    assert "the last node of Ray died. What was finished is kept: run it again" in (tmp_path / "errors").read_text()
+    finished = {info.key for info in store.list("numbers/") if "/units/" in info.key}
+    assert not [info for info in store.list("numbers/") if info.key.endswith("manifest.json")]
+    again = start(root, 0.0)
+    assert again.wait(PATIENCE) == 0
+    assert finished <= {info.key for info in store.list("numbers/")}
+    assert content(root) == undisturbed
+
+
 def _line(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -172,3 +195,11 @@ def test_one_percent_of_corrupt_photographs_passes_and_five_percent_commit_nothi
     with pytest.raises(TooManyBadRows, match=r"10 of 200 inputs failed \(10 corrupt\), more than the allowed 2%"):
         align(tmp_path / "five", root)
     assert not [info for info in root.list() if info.key.endswith(("manifest.json", "status.parquet"))]
+    # Why is still to be read, for each of them.
+    lines = [line for i in root.list() if "/quarantine/" in i.key for line in root.read(i.key).splitlines()]
+    why = {Path(row["source"]).name: row["reason"] for row in map(json.loads, lines)}
+    assert len(why) == 10
+    for number, name in enumerate(sorted(why)):
+        known = number not in (3, 4, 6)  # one byte, a page, a GIF
+        assert name in why[name]
+        assert ("damaged or truncated PNG file" if known else "not a JPEG, PNG or WebP file") in why[name]
