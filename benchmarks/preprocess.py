@@ -39,6 +39,8 @@ from preprocess_plain import (
     single_process,
     works,
 )
+from preprocess_rerun import HEADING as RERUN
+from preprocess_rerun import rerun_lines
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -302,8 +304,21 @@ def report(arguments: argparse.Namespace) -> str:
     lines = heading(arguments, len(photographs), load)
     lines += candidates_table(candidates, generations, cores)
     lines += stages_table(generations, candidates.by_stage, cores)
+    images = sum(generations[0].manifest.counts.values())
+    spent = ", ".join(f"{kind} {seconds / images * 1000:.0f}" for kind, seconds in sorted(memory.cpu_seconds().items()))
+    lines += [f"CPU milliseconds an image, by process: {spent}.", ""]
     lines += memory_lines(memory) + projection(generations, candidates, cores)
-    lines += ["", "## Decoding and resizing", "", "A 1024² face to RGB and to 256², one core, medians of 9.", ""]
+    lines += [
+        "",
+        RERUN,
+        "",
+        *rerun_lines(arguments.folder),
+        "",
+        "## Decoding and resizing",
+        "",
+        "A 1024² face to RGB and to 256², one core, medians of 9.",
+        "",
+    ]
     lines += ["| | ms |", "|---|---|"]
     lines += [f"| {name} | {value:.1f} |" for name, value in decoding()]
     return "\n".join([*lines, "", CHOICE]) + "\n"
