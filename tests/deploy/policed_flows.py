@@ -70,6 +70,7 @@ def finetune(direct: Store) -> None:
     """And what a writer does that finds its identity erased (`direct`: by another, past this policy)."""
     finetune_identity(image_uri=PORTRAIT, identity_id="ada", steps=2, prior_weight=0.1, root=ROOT, preset="debug")
     late = IdentityStore(open_store(ROOT)).home("bo")
+    direct.create("identities/bo/1/late.json", b"{}")
     direct.create(f"erasures/{sha256_of(b'bo')}.json", b"{}")
     try:
         late._take_back_if_erased()  # type: ignore[attr-defined]
