@@ -122,7 +122,8 @@ class PerceptualDistance(nn.Module):
         self.name = name
         """What the numbers are called in a table."""
         # A third less time on a CPU than channels first.
-        self.trunk = trunk.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.trunk = trunk.eval().requires_grad_(False)
+        self.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
         self.heads = nn.ParameterList(nn.Parameter(h.flatten().float(), requires_grad=False) for h in heads)
 
     @functools.cached_property
