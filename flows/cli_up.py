@@ -228,7 +228,8 @@ In another terminal:
     {COMMANDS[0]}
     {COMMANDS[1]}
 
-and the pictures are in the UI, below Artifacts. `. {file}` is the whole environment, for `instaface run …` and S3 clients.
+and the pictures are at {api.removesuffix("/api")}/artifacts, and in each run's tab Artifacts.
+`. {file}` is the whole environment, for `instaface run …` and S3 clients.
 Ctrl-C stops everything.""",
         soft_wrap=True,
     )
