@@ -166,20 +166,23 @@ class _Host:
     """One actor: builds its worker for its first unit (and again after a restart), then does units.
 
     The worker is not built in the constructor: what it raises (a missing asset, say) would reach the caller as a dead
-    actor instead of as itself.
+    actor instead of as itself. The mailbox comes with each unit: Ray restarts actors safely only where their constructor
+    was given nothing that it counts references of.
     """
 
-    def __init__(self, make_worker: Callable[[Report | None], UnitWorker[Any, Any]], mailbox: Any) -> None:
+    def __init__(self, make_worker: Callable[[Report | None], UnitWorker[Any, Any]]) -> None:
         self.make_worker = make_worker
-        self.mailbox = mailbox
+        self.mailbox: Any = None
         self.worker: UnitWorker[Any, Any] | None = None
 
-    def process(self, unit: Any) -> Any:
-        self.worker = self.worker or self.make_worker(self.report if self.mailbox is not None else None)
+    def process(self, unit: Any, mailbox: Any) -> Any:
+        self.mailbox = mailbox
+        self.worker = self.worker or self.make_worker(self.report)
         return self.worker.process(unit)
 
     def report(self, report: Mapping[str, Any]) -> None:
-        self.mailbox.put.remote(dict(report))
+        if self.mailbox is not None:
+            self.mailbox.put.remote(dict(report))
 
 
 def run_units(
@@ -191,8 +194,8 @@ def run_units(
 ) -> Iterator[Result]:
     """Do all units on the pool's actors and yield their results as they finish.
 
-    `make_worker` is called inside each actor (it must pickle); it is given a function whose reports reach `watch`, or
-    None without one. Needs a `ray_session`.
+    `make_worker` is called inside each actor (it must pickle); it is given a function whose reports reach `watch`.
+    Needs a `ray_session`.
 
     Raises:
         UnitFailed: a unit failed with an exception, or its actor died more often than actors restart.
@@ -203,7 +206,7 @@ def run_units(
         num_cpus=pool.cpus, num_gpus=pool.gpus, max_restarts=pool.restarts, max_task_retries=pool.restarts
     )(_Host)
     mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote() if watch else None
-    hosts = [actor.remote(make_worker, mailbox) for _ in range(max(1, min(pool.actors, len(units))))]
+    hosts = [actor.remote(make_worker) for _ in range(max(1, min(pool.actors, len(units))))]
     waiting = list(reversed(units))
     running: dict[Any, tuple[Any, Unit]] = {}
     try:
@@ -211,7 +214,7 @@ def run_units(
             for host in hosts:
                 if waiting:
                     unit = waiting.pop()
-                    running[host.process.remote(unit)] = (host, unit)
+                    running[host.process.remote(unit, mailbox)] = (host, unit)
         while running:
             finished, _ = ray.wait(list(running), num_returns=1, timeout=WATCH_SECONDS)
             if not finished:
@@ -222,7 +225,7 @@ def run_units(
                 host, unit = running.pop(done)
                 if waiting:
                     successor = waiting.pop()
-                    running[host.process.remote(successor)] = (host, successor)
+                    running[host.process.remote(successor, mailbox)] = (host, successor)
                 yield _result(done, unit, pool.restarts)
     finally:
         for host in filter(None, (*hosts, mailbox)):
