@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.encoders.face_recognition import DlibEncoder
 from models.face3d.estimator import FaceEstimator, NoFace
-from models.face3d.landmarks import FaceLandmarker, dlib_five_points
+from models.face3d.landmarks import FaceLandmarker, five_points
 from models.face3d.mesh_topology import outer_eye_distance
 from models.metrics.perceptual import PerceptualDistance
 from models.metrics.similarity import psnr
@@ -52,7 +52,7 @@ class Judge:
         if not faces:
             return None, None
         mesh = faces[0].mesh
-        return np.asarray(mesh[:, :2], np.float32), self.dlib.embed(image, dlib_five_points(mesh))
+        return np.asarray(mesh[:, :2], np.float32), self.dlib.embed(image, five_points(mesh))
 
     @torch.no_grad()
     def perceived(self, one: Sequence[Pixels], other: Sequence[Pixels]) -> list[float | None]:

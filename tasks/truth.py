@@ -32,9 +32,6 @@ def truth_parameters(text: str) -> FaceParameters:
         raise ValueError(f"known parameters are a JSON object, not {text[:40]!r}")
     if "portrait" in body:
         return cast(FaceParameters, import_module("tasks.portraits").portrait_truth(body["portrait"]))
-    if set(body) == {"portrait"}:
-        known: FaceParameters = import_module("tasks.portraits").portrait_truth(body["portrait"])
-        return known
     picture = body.pop(_ALBEDO, None)
     albedo = None if picture is None else decode_png(base64.b64decode(picture, validate=True))
     return FaceParameters.from_json(json.dumps(body), albedo)
