@@ -64,7 +64,7 @@ def fields(record: logging.LogRecord) -> dict[str, Any]:
         "logger": record.name,
         "message": message,
     }
-    return {name: value for name, value in line.items() if value not in ("", None)}
+    return {name: value for name, value in line.items() if value not in ("", None, "<unknown>")}
 
 
 def _stage_of_task(name: str) -> str:
