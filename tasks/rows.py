@@ -55,7 +55,8 @@ class Earlier(Protocol):
 class RowWorker(Protocol):
     """What a stage runs in its processes: it holds the models and makes rows one by one."""
 
-    earlier: Earlier
+    @property
+    def earlier(self) -> Earlier: ...
 
     def rows(self, unit: Any) -> Sequence[Row]:
         """The rows of a unit, in the order of its shard; reads what they are made from."""
