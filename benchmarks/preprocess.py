@@ -57,6 +57,7 @@ from tasks.sources import SourceConfig, embedded_portrait, list_photos
 
 HERE = Path(__file__).resolve().parent
 FFHQ = 70_000
+GOAL = 0.9
 H100_CORES = 26
 """Cores that come with one H100 where such machines are rented."""
 H100_TFLOPS = 67.0
@@ -360,10 +361,12 @@ def steady(generation: Generation, cores: int) -> float:
 
 
 def candidates_table(found: Candidates, generations: list[Generation], cores: int) -> list[str]:
+    wall = sum(seconds_a_row(g, cores) for g in generations)
+    verdict = "reached" if found.alone / wall >= GOAL else "missed"
     rows = [
         ("**a plain single process**", found.alone),
         (f"{cores} plain processes at once, each", found.together),
-        ("**this pipeline, wall clock × cores**", sum(seconds_a_row(g, cores) for g in generations)),
+        ("**this pipeline, wall clock × cores**", wall),
         ("this pipeline without starting and loading", sum(steady(g, cores) for g in generations)),
         ("this pipeline, only making rows", sum(seconds_a_row(g, cores, "rows") for g in generations)),
         ("one Ray task an image, its process keeps the models", found.ray),
@@ -377,7 +380,8 @@ def candidates_table(found: Candidates, generations: list[Generation], cores: in
         "",
         (
             f"The single process was measured before and after the pipeline's run (the second time was {found.drift:.2f} of the "
-            "first); the table has the mean. Its server aside, Prefect's tasks use one core."
+            "first); the table has the mean. Its server aside, Prefect's tasks use one core. The goal is 90 % of the single "
+            f"process: {verdict} by wall clock × cores."
         ),
         "",
     ]
