@@ -8,6 +8,8 @@ import pytest
 
 from tests.instaface_command import run_instaface
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_taken_port_is_one_sentence_and_nothing_is_started(tmp_path: Path) -> None:
     with socket.socket() as taken:
@@ -29,7 +31,6 @@ def test_registering_needs_a_server_and_an_image(tmp_path: Path) -> None:
     assert (docker.returncode, "INSTAFACE_IMAGE is not set" in docker.stderr) == (1, True)
 
 
-@pytest.mark.slow
 def test_the_doctor_finds_what_is_wrong_and_says_what_to_do(tmp_path: Path) -> None:
     good = run_instaface("doctor", cwd=tmp_path, HOME=os.environ["HOME"])
     assert good.returncode == 0, good.stdout + good.stderr
