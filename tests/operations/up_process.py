@@ -117,7 +117,7 @@ class Up:
             f"{self.api}{path}", data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )  # fmt: skip
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60 * PATIENCE) as answer:
             return json.loads(answer.read() or b"null")
 
     def submit(self, flow: str, **parameters: Any) -> str:
