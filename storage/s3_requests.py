@@ -165,7 +165,7 @@ def _status(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def _addressing(config: S3Config, ambient: dict[str, str]) -> str:
+def _addressing(config: S3Config, ambient: dict[str, str]) -> Literal["auto", "virtual", "path"]:
     """Servers of one's own seldom have a host name a bucket; boto3's "auto" would ask http://bucket.server/ of them."""
     own = config.endpoint or ambient.get("AWS_ENDPOINT_URL_S3") or ambient.get("AWS_ENDPOINT_URL")
     return "path" if config.addressing == "auto" and own else config.addressing
