@@ -24,7 +24,7 @@ log = logging.getLogger("mkdocs.hooks")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Measurements lie outside docs/; they are pages all the same."""
     for path in sorted((ROOT / "benchmarks").iterdir()):
-        if path.suffix in (".md", ".png", ".jpg"):
+        if path.suffix in (".md", ".png", ".jpg", ".svg"):
             files.append(File.generated(config, f"benchmarks/{path.name}", abs_src_path=str(path)))
     return files
 
