@@ -6,7 +6,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-PHOTOS ?= embedded:portrait
+PHOTOS ?= portraits:4x1@1000
 STORE ?= s3
 OUT ?= .instaface/demo
 

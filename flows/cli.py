@@ -51,7 +51,9 @@ FLOWS = (
 
 @app.command()
 def demo(
-    photos: Annotated[str, typer.Option(help="Folder of photographs, or embedded:portrait")] = "embedded:portrait",
+    photos: Annotated[
+        str, typer.Option(help="Folder of photographs, embedded:portrait, or portraits:PEOPLExPICTURES@SEED")
+    ] = "portraits:4x1@1000",
     store: Annotated[str, typer.Option(help="s3: an embedded S3 server; file: a folder; or a URI of your own")] = "s3",
     out: Annotated[Path, typer.Option(help="Folder of the report")] = Path(".instaface/demo"),
     preset: Annotated[PresetChoice, typer.Option(help="tiny, or debug for a handful of steps")] = "tiny",

@@ -21,7 +21,7 @@ from tasks.workspace import workspace
 @flow(name="demo", log_prints=True)
 @documented
 def demo(
-    source: Source = "embedded:portrait",
+    source: Source = "portraits:4x1@1000",
     root: Root = None,
     out: Annotated[str, Field(description="Folder of the report")] = ".instaface/demo",
     preset: PresetName = "tiny",

@@ -29,7 +29,10 @@ Root = Annotated[
 ]
 Source = Annotated[
     str,
-    Field(description="Folder, file or s3:// prefix of photographs; embedded:portrait is the public-domain portrait"),
+    Field(
+        description="Folder, file or s3:// prefix of photographs; embedded:portrait is the public-domain portrait, "
+        "portraits:20x4@0 four pictures each of 20 synthetic people"
+    ),
 ]
 ImageUri = Annotated[
     str,

@@ -23,17 +23,16 @@ def tiny() -> Preset:
         extract=ExtractConfig(estimator="open", bad_share_limit=0.6),
         encode=EncodeConfig(codec="patch-trained", semantic="latent-grid", face="portrait-recogniser"),
         train=TrainConfig(
-            model="tiny",
-            start="random",  # no stage-1 weights ship yet: docs/tiny.md
-            steps=60,
+            model="tiny",  # goes on from the weights that ship: docs/tiny.md
+            steps=30,
             batch=4,
             repeat=True,
             draws=3,
-            learning_rate=1e-3,
+            learning_rate=1e-4,
             learning_rate_warmup=5,
             precision="bf16",
             attention="math",
-            checkpoint_every=60,
+            checkpoint_every=30,
         ),
         finetune=FinetuneConfig(steps=50, copies=8, learning_rate=3e-4),
         edit=EditConfig(steps=20),
@@ -52,7 +51,7 @@ def tiny_scratch() -> Preset:
         train=TrainConfig(
             model="tiny",
             start="random",
-            steps=5000,
+            steps=3000,
             batch=8,
             draws=3,
             pairs=True,
@@ -67,10 +66,10 @@ def tiny_scratch() -> Preset:
             attention="math",
             workers=2,
             threads=1,
-            checkpoint_every=500,
+            checkpoint_every=250,
             validate_every=500,
             validation_samples=16,
-            sample_every=500,
+            sample_every=1000,
             codec="patch-trained",
         ),
     )

@@ -1,16 +1,22 @@
 """Which photographs the demo fine-tunes on and drives with, chosen by what preprocessing found."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from prefect import task
 
 from models.images import encode_png, read_image
+from models.portraits.scenes import scene_of
 from storage.canonical import sha256_of
 from storage.stores import Store, open_store
 from tasks.generation import OK, Generation, find_generation
 from tasks.image_uri import read_image_uri
+from tasks.sources import PORTRAITS
+
+_READ = ("image.png", "meta.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +28,14 @@ class Choice:
 
 
 def choose_photographs(images: Generation, root: Store) -> Choice:
-    """Subject and driver among the usable photographs; where there is only one, its mirror image drives."""
+    """Subject and driver among the usable photographs; where there is only one, its mirror image drives. Synthetic
+    portraits, which lie nowhere, are written below `portraits/`."""
     sources = {row.key: row.source for row in images.status() if row.status == OK}
-    metas = {key: json.loads(sample["meta.json"]) for key, sample in images.reader(["meta.json"])}
+    rows = {key: (json.loads(sample["meta.json"]), sample["image.png"]) for key, sample in images.reader(_READ)}
+    metas = {key: meta | {"yaw_degrees": _yaw(meta)} for key, (meta, _) in rows.items()}
+    for key in metas:
+        if sources[key].startswith(PORTRAITS):
+            sources[key] = _written(rows[key][1], f"portraits/{key}.png", root)
     subject = min(
         metas, key=lambda key: (abs(metas[key]["yaw_degrees"] or 0) - 20 * (metas[key]["confidence"] or 0), key)
     )
@@ -39,7 +50,20 @@ def choose_photographs(images: Generation, root: Store) -> Choice:
 def _mirrored(source: str, root: Store) -> str:
     picture = read_image(read_image_uri(source), source)
     data = encode_png(np.ascontiguousarray(picture[:, ::-1]))
-    name = f"drivers/mirrored-{sha256_of(data)[:16]}.png"
+    return _written(data, f"drivers/mirrored-{sha256_of(data)[:16]}.png", root)
+
+
+def _yaw(meta: Mapping[str, Any]) -> float | None:
+    """Of the face that was detected, or of the synthetic portrait."""
+    truth = json.loads(meta["truth"] or "{}")
+    if "portrait" in truth:
+        _, seed, person, picture = truth["portrait"]
+        return scene_of(seed, person, picture).yaw
+    found: float | None = meta["yaw_degrees"]
+    return found
+
+
+def _written(data: bytes, name: str, root: Store) -> str:
     root.create(name, data)
     return f"{root.uri}/{name}"
 

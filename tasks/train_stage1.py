@@ -102,7 +102,7 @@ def train_stage1(config: TrainConfig, features: Generation, root: Store) -> Trai
 
 def job_for(config: TrainConfig, features: Generation, root: Store) -> TrainJob:
     """The run that this configuration and these features name, wherever it stands."""
-    base = None if config.model in ("tiny", "debug") else asset("stable-diffusion-v1-5", "Stable Diffusion 1.5")
+    base = start_of(config)
     start = "" if base is None else weights_digest(base)
     networks = distinctive(networks_for(config, features))
     home = root.child(f"stage1/{digest_of([VERSION, config.decisive, networks, features.manifest.digest, start])}")

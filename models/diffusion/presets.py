@@ -54,6 +54,7 @@ def tiny_config(*, semantic_width: int = 268, face_width: int = 128) -> InstaFac
         prediction="velocity",
         zero_terminal_snr=True,
         spacing="trailing",
+        sampling_shift=8.0,
         min_snr_gamma=5.0,
     )
 
