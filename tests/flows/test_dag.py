@@ -14,7 +14,7 @@ def test_photographs_in_edits_out_and_a_second_run_redoes_nothing(album: Path, t
     for status in ("no_face", "corrupt"):
         assert f"<td>{status}</td>" in page
     assert page.count("<figure>") == 12
-    assert "not yet good" in page
+    assert "the generated edits are noise" in page
     # The page stands alone: every picture is inside it, nothing is loaded from elsewhere.
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
     assert (tmp_path / "report" / "edits.png").stat().st_size > 10_000
