@@ -20,6 +20,13 @@ say("maps", "unit finished", shard=int(sys.argv[1]), rows=8, ok=7)
 """
 
 
+@pytest.fixture(autouse=True)
+def outside_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flows that ran in this process before leave Prefect's variable behind."""
+    for name in ("INSTAFACE_RUN", "PREFECT__FLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def record(message: str, **extra: object) -> logging.LogRecord:
     made = logging.LogRecord("instaface", logging.INFO, "f.py", 1, message, (), None)
     vars(made).update(extra)
@@ -42,15 +49,13 @@ def test_lines_of_many_processes_are_one_story(tmp_path: Path) -> None:
     )
 
 
-def test_lines_of_prefect_have_the_same_fields(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("INSTAFACE_RUN", raising=False)
+def test_lines_of_prefect_have_the_same_fields() -> None:
     line = fields(record("Finished", flow_run_id="abc", flow_name="train-stage1", task_run_name="train-stage1-a1b"))
     assert (line["run"], line["flow"], line["stage"]) == ("abc", "train-stage1", "train-stage1")
     assert json.loads(LineFormatter("json").format(record("two\nlines", flow_run_id="abc")))["message"] == "two\nlines"
 
 
 def test_a_line_without_a_run_is_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("INSTAFACE_RUN", raising=False)
     monkeypatch.setenv("INSTAFACE_LOG_FOLDER", str(tmp_path))
     RunFile().emit(record("of nobody"))
     RunFile().emit(record("of a run", flow_run_id="abc"))
