@@ -36,7 +36,7 @@ PICTURES = ("photograph", "aligned", "landmarks", "geometry", "normal", "albedo"
 HONESTY = {
     "tiny": "The preset is <em>tiny</em>: networks of 25 million parameters, trained for an hour on two cores on synthetic "
     "portraits. Pose, expression, light and colours follow the request; fine detail is grainy, and "
-    "<strong>photographs of real people lie outside of what they know</strong>. The condition maps do not depend on training.",
+    "<strong>they have seen no photograph of anybody</strong> before the fine-tune. The condition maps do not depend on training.",
     "debug": "The preset is <em>debug</em>: networks that train from random weights for a handful of steps. They show that every "
     "part of the path runs; <strong>the generated edits are noise</strong>. The condition maps do not depend on training.",
     "other": "The edits come from the weights named below; the condition maps do not depend on training.",
