@@ -38,10 +38,9 @@ def run_id() -> str:
     known = os.environ.get(RUN_VARIABLE) or os.environ.get("PREFECT__FLOW_RUN_ID")
     if known:
         return known
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
+    if not _in_ray():
         return ""
-    namespace = str(ray.get_runtime_context().namespace)
+    namespace = str(sys.modules["ray"].get_runtime_context().namespace)
     return namespace.removeprefix(NAMESPACE) if namespace.startswith(NAMESPACE) else ""
 
 
@@ -138,9 +137,13 @@ def _ready() -> None:
 
 def _for_collectors() -> bool:
     """Whether somebody reads standard error as a log: a Ray process, or whoever chose a format."""
+    return FORMAT_VARIABLE in os.environ or _in_ray()
+
+
+def _in_ray() -> bool:
+    """Whether this is a process of Ray's. One that only uses Ray knows its run by the variable."""
     ray = sys.modules.get("ray")
-    in_ray = ray is not None and ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
-    return FORMAT_VARIABLE in os.environ or in_ray
+    return ray is not None and ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
 
 
 def read_run(folder: Path, run: str) -> list[dict[str, Any]]:
