@@ -24,25 +24,37 @@ from flows.presets import by_name
 from models.diffusion.editor import InstaFace, draws_for
 from models.diffusion.folder import load_model
 from models.metrics.intervals import bootstrap
+from models.portraits.people import person_of
+from models.portraits.portrait import render_portrait
+from models.portraits.scenes import scene_of
 from models.tiny.shipped import STAGE1, shipped_folder
 from tasks.edit_config import FinetuneConfig
 from tasks.featurizer import Featurizer
-from tasks.identity_training import train_steps
+from tasks.identity_training import Prior, train_steps
 from tasks.mapper import Mapper
 from tasks.portrait_scores import Judge, region_psnr, scored
 from tasks.portrait_trial import EDITS, Frozen, Subject, TrialConfig, made_pictures, meet
+from tasks.truth import truth_text
 
 MEASURED = ("turn left", "turn right", "smile", "light left")
 OPTIONS: Mapping[str, Mapping[str, object]] = {
     "full (the preset)": {},
+    "full, learning rate 1e-4": {"learning_rate": 1e-4},
+    "full, learning rate 1e-3": {"learning_rate": 1e-3},
     "lora, rank 16": {"method": "lora"},
+    "lora, learning rate 3e-3": {"method": "lora", "learning_rate": 3e-3},
+    "lora, learning rate 1e-2": {"method": "lora", "learning_rate": 1e-2},
     "tokens": {"method": "tokens"},
+    "tokens, learning rate 1e-2": {"method": "tokens", "learning_rate": 1e-2},
     "timesteps not stratified": {"stratified": False},
     "antithetic noise": {"antithetic": True},
     "guidance on the untuned projection": {"split_projection": True},
+    "prior preservation, weight 1": {"prior_weight": 1.0},
     "early stop, patience 3": {"patience": 3},
     "100 steps": {"steps": 100},
 }
+OTHERS = range(100, 124)
+"""People of the same population whose features preserve the prior."""
 FIGURES = ("reconstruction", "head", "face", "identity")
 
 
@@ -50,7 +62,9 @@ def prepared(parameters: str = "true") -> tuple[InstaFace, Frozen, TrialConfig]:
     preset = by_name("tiny")
     model = load_model(shipped_folder(STAGE1)).eval()
     frozen = Frozen(mapper=Mapper(preset.extract), featurizer=Featurizer(preset.encode))
-    return model, frozen, TrialConfig(size=preset.shard.size, parameters=parameters, finetune=preset.finetune)
+    return model, frozen, TrialConfig(
+        size=preset.shard.size, parameters=parameters, edit=preset.edit, finetune=preset.finetune
+    )
 
 
 def cost(arguments: argparse.Namespace) -> None:
@@ -61,19 +75,19 @@ def cost(arguments: argparse.Namespace) -> None:
              "eight plain copies (naive)": lambda: naive_step(model, subject, config.finetune)}  # fmt: skip
     table("step", in_turns(steps, arguments.rounds), "eight plain copies (naive)")
     names = list(EDITS)
-    together, alone = replace(config, batch=len(names)), replace(config, batch=1)
+    together, alone = (replace(config, edit=replace(config.edit, batch=batch)) for batch in (len(names), 1))
     ways = {"one by one": lambda: made_pictures(model, frozen.codec, subject, alone, names),
             "batched": lambda: made_pictures(model, frozen.codec, subject, together, names)}  # fmt: skip
-    table(f"{len(names)} edits of {config.steps} steps", in_turns(ways, max(2, arguments.rounds // 4)), "one by one")
+    table(f"{len(names)} edits of {config.edit.steps} steps", in_turns(ways, max(2, arguments.rounds // 4)), "one by one")
 
 
 def phases(rounds: int) -> None:
     """Seconds by phase of whole fine-tunes of the embedded portrait, as the flow runs them but in this process."""
-    from storage.records import commit_record, committed
+    from storage.records import committed
     from storage.stores import open_store
-    from tasks.finetune_identity import FinetuneJob
-    from tasks.identity_training import train_identity
+    from tasks.identity_training import FinetuneJob, train_identity
     from tasks.image_uri import read_image_uri
+    from tasks.publish_shipped import publish_shipped
 
     class Nowhere:
         """A mailbox whose reports nobody reads."""
@@ -87,9 +101,7 @@ def phases(rounds: int) -> None:
     rows: list[Mapping[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         root = open_store(folder)
-        shipped = shipped_folder(STAGE1)
-        files = {str(p.relative_to(shipped)): p.read_bytes() for p in sorted(shipped.rglob("*")) if p.is_file()}
-        base = commit_record(root.child("stage1/shipped"), files, {"step": 0, "losses": [1.0]}).uri
+        base = publish_shipped(root.uri)
         photograph = read_image_uri("embedded:portrait")
         for number in range(max(2, rounds // 4)):
             home = root.child(f"identities/one/{number}")
@@ -150,7 +162,9 @@ def options(arguments: argparse.Namespace) -> None:
     judge = Judge(None)
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []
-    for number in range(arguments.people):
+    others = [(f"portrait-{number}", encoded(number, frozen, config)) for number in OTHERS]
+    for step in range(arguments.people):
+        number = (arguments.first + step) % arguments.people
         file = arguments.out / f"person-{number:03d}.json"
         if not file.is_file():
             subject = meet(number, frozen, config)
@@ -159,12 +173,20 @@ def options(arguments: argparse.Namespace) -> None:
                 finetune = replace(config.finetune, **changes)  # type: ignore[arg-type]
                 tuned = copy.deepcopy(model).train()
                 start = time.perf_counter()
-                train_steps(finetune, subject.key, tuned, subject.features)
+                prior = Prior(finetune, others) if finetune.prior_weight else None
+                train_steps(finetune, subject.key, tuned, subject.features, prior=prior)
                 own.append(measured(name, tuned.eval(), frozen, subject, config, judge, time.perf_counter() - start))
             file.write_text(json.dumps(own, indent=1) + "\n")
         rows += json.loads(file.read_text())
-        print(f"person {number + 1} of {arguments.people}", flush=True)
+        print(f"person {step + 1} of {arguments.people}", flush=True)
     report(rows)
+
+
+def encoded(number: int, frozen: Frozen, config: TrialConfig) -> Mapping[str, bytes]:
+    """The features of one person's picture as preprocessing stores them."""
+    portrait = render_portrait(person_of(config.seed, number), scene_of(config.seed, number, 0), size=config.size)
+    _, maps, mesh = frozen.mapper.face(portrait.image, f"portrait-{number}", truth_text(portrait.parameters))
+    return frozen.featurizer.features(portrait.image, maps, mesh)
 
 
 def measured(
@@ -209,6 +231,7 @@ def main() -> None:
     parser.add_argument("part", choices=("cost", "options"))
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--people", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="several processes share RESULTS by starting elsewhere")
     parser.add_argument("--parameters", choices=("true", "estimated"), default="true")
     parser.add_argument("--out", type=Path, default=Path("finetune-options"))
     parser.add_argument("--threads", type=int, default=2)

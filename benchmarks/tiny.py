@@ -59,7 +59,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--tune-steps", type=int)
     parser.add_argument("--tune-rate", type=float)
-    parser.add_argument("--no-lock", action="store_true")
     parser.add_argument("--no-ablations", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", type=Path)
@@ -72,8 +71,8 @@ def main() -> None:
         preset.finetune, **{name: value for name, value in changes.items() if value is not None}
     )
     config = TrialConfig(
-        seed=given.seed, parameters=given.parameters, steps=given.steps, size=preset.shard.size,
-        background_lock=not given.no_lock, finetune=finetune,
+        seed=given.seed, parameters=given.parameters, size=preset.shard.size, finetune=finetune,
+        edit=dataclasses.replace(preset.edit, steps=given.steps, batch=4),
     )  # fmt: skip
     given.out.mkdir(parents=True, exist_ok=True)
     folder = shipped_folder(STAGE1) if given.model == "shipped" else Path(given.model)
@@ -116,12 +115,15 @@ def trial(
     own, losses = tuned(model, subject, config)
     seconds["fine-tune"] = time.monotonic() - began
     made["fine-tuned"] = made_pictures(own, frozen.codec, subject, config, names)
+    bare = uncarried(config)
+    for method, one in (("zero-shot", model), ("fine-tuned", own)):
+        made[f"{method}, nothing carried"] = made_pictures(one, frozen.codec, subject, bare, list(EDITS))
     for method, pictures in made.items():
         rows += scored(judge, subject, method, pictures)
-    rebuilt = {method: _rebuilt(subject, pictures[""]) for method, pictures in made.items()}
+    rebuilt = {method: _rebuilt(subject, made[method][""]) for method in SHOWN}
     rebuilt["codec alone"] = _rebuilt(subject, through_codec(frozen.codec, subject.source.image))
     if ablations:
-        rows += _ablations(model, frozen, judge, config, subject)
+        rows += _ablations(model, frozen, judge, bare, subject)
     _, embedding = judge.seen(subject.source.image)
     for method in SHOWN:
         for name, picture in made[method].items():
@@ -137,8 +139,13 @@ def trial(
     }
 
 
+def uncarried(config: TrialConfig) -> TrialConfig:
+    """The model's own pictures: the photograph's detail is not carried."""
+    return dataclasses.replace(config, edit=dataclasses.replace(config.edit, carry_detail=False))
+
+
 def _ablations(model: InstaFace, frozen: Frozen, judge: Judge, config: TrialConfig, subject: Subject) -> list[dict]:
-    """What each input is for: zero-shot edits without it."""
+    """What each input is for: zero-shot edits without it; nothing is carried, so that the model's own pictures show."""
     own = subject.features
     other = _features_of(subject.number + 1, frozen, config)
     stand_ins = {
@@ -151,7 +158,7 @@ def _ablations(model: InstaFace, frozen: Frozen, judge: Judge, config: TrialConf
     for method, features in stand_ins.items():
         made = made_pictures(model, frozen.codec, subject, config, ABLATED, features=features)
         rows += scored(judge, subject, method, made)
-    unlocked = dataclasses.replace(config, background_lock=False)
+    unlocked = dataclasses.replace(config, edit=dataclasses.replace(config.edit, background_lock=False))
     rows += scored(
         judge, subject, "without background lock", made_pictures(model, frozen.codec, subject, unlocked, ABLATED)
     )
@@ -159,7 +166,7 @@ def _ablations(model: InstaFace, frozen: Frozen, judge: Judge, config: TrialConf
         made = made_pictures(model, frozen.codec, subject, unlocked, ABLATED, features=stand_ins[method])
         rows += scored(judge, subject, f"{method}, without background lock", made)
     turned = {name: subject.edited[ABLATED[(place + 1) % len(ABLATED)]] for place, name in enumerate(ABLATED)}
-    shuffled = made_pictures(model, frozen.codec, subject, config, ABLATED, conditions=turned)
+    shuffled = made_pictures(model, frozen.codec, subject, config, ABLATED, wanted=turned)
     return rows + scored(judge, subject, "maps of another edit", shuffled)
 
 

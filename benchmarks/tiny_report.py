@@ -18,7 +18,11 @@ from models.portraits.scenes import edited, scene_of
 from tasks.portrait_scores import CHOICES
 from tasks.portrait_trial import EDITS
 
-MAIN = ("copy of the source", "render pasted on it", "zero-shot", "fine-tuned", "codec alone")
+BARE = ", nothing carried"
+MAIN = (
+    "copy of the source", "render pasted on it", "zero-shot", "fine-tuned", f"zero-shot{BARE}", f"fine-tuned{BARE}",
+    "codec alone",
+)  # fmt: skip
 SHAPED = ("turn left", "turn right", "mouth open", "smile")
 """Edits that move landmarks."""
 MEANING = """
@@ -26,7 +30,9 @@ Regions are those of the truth: its head (hair, beard, glasses and neck too), it
 Perceptual: ST-LPIPS (AlexNet) at 128², of the whole picture and of the head alone (the truth around it); smaller is
 better. Points: mean distance of the 468 re-estimated mesh points from those found in the truth, over the outer-eye
 distance. Light: degrees between re-estimated light directions. Chosen: the picture is nearest to its own truth among
-five truths and the source. Who: dlib's distance to the person's own source is the smallest among all people's sources;
+five truths and the source. Nothing carried: the model's own pictures, without the photograph's detail
+(`carry_detail`); ablations are those, zero-shot. Who: dlib's distance to the person's own source is the smallest among
+all people's sources;
 "truth" says how often that holds for the true pictures. Intervals: 95 % bootstrap over people.
 """
 
@@ -121,7 +127,7 @@ def criteria(rows: Sequence[dict], people: Sequence[dict]) -> list[dict]:
     light, light_copy = methods["fine-tuned"]["light"], methods["copy of the source"]["light"]
     same = [
         row["face"]
-        for row in _of(rows, "zero-shot")
+        for row in _of(rows, f"zero-shot{BARE}")
         if any(row["edit"] == r["edit"] for r in _of(rows, "tokens of another person"))
     ]
     other = [row["face"] for row in _of(rows, "tokens of another person")]
@@ -133,15 +139,23 @@ def criteria(rows: Sequence[dict], people: Sequence[dict]) -> list[dict]:
         _line("zero-shot, head, dB", 22, methods["zero-shot"]["head"], interval("zero-shot", "head")),
         _line("zero-shot, face, dB", 23.5, methods["zero-shot"]["face"], interval("zero-shot", "face")),
         _line("fine-tuned, head, dB", 23, methods["fine-tuned"]["head"], interval("fine-tuned", "head")),
+        *(
+            _line(f"{method}{BARE}, {region}, dB", None, methods[f"{method}{BARE}"][region], interval(f"{method}{BARE}", region))
+            for method in ("zero-shot", "fine-tuned") for region in ("head", "face")
+        ),
         _line("self-reconstruction after the fine-tune, dB", 28, rebuilt["fine-tuned"]["all"]),
         _line("right one of five chosen, fine-tuned", 0.95, methods["fine-tuned"]["chosen"]),
         _line("right one of five chosen, zero-shot", None, methods["zero-shot"]["chosen"]),
-        _line("tokens of another person cost, face, dB", 3, round(float(np.mean(same) - np.mean(other)), 3) if other else None),
+        _line("tokens of another person cost (nothing carried), face, dB", 3, _difference(same, other)),
         _line("control error (points) over the source's", 0.5, _ratio(own, copied), at_most=True),
         _line("control error (light) over the source's", 0.5, _ratio(light, light_copy), at_most=True),
         _line("identity nearest to the person (dlib), fine-tuned", 0.9, methods["fine-tuned"]["who"]),
         _line("identity nearest, of the true pictures", None, methods["truth"]["who"]),
     ]  # fmt: skip
+
+
+def _difference(ones: Sequence[float], others: Sequence[float]) -> float | None:
+    return round(float(np.mean(ones) - np.mean(others)), 3) if others else None
 
 
 def _ratio(one: float | None, other: float | None) -> float | None:
@@ -171,8 +185,8 @@ def markdown(summary: dict, rows: Sequence[dict]) -> str:
     made = (
         f"{datetime.date.today().isoformat()}, commit {commit}, {platform.processor() or platform.machine()}, "
         f"{facts['threads']} thread(s), portrait generator {GENERATOR_DIGEST}. {summary['people']} people of seed "
-        f"{config['seed']}, {len(EDITS)} edits each, {config['parameters']} parameters of the source, {config['steps']} DDIM "
-        f"steps, fine-tune of {config['finetune']['steps']} steps at learning rate "
+        f"{config['seed']}, {len(EDITS)} edits each, {config['parameters']} parameters of the source, "
+        f"{config['edit']['steps']} DDIM steps, fine-tune of {config['finetune']['steps']} steps at learning rate "
         f"{config['finetune']['learning_rate']:g}. Made by `python benchmarks/tiny.py`."
     )
     head = "| asked for | at least | reached | met |"

@@ -51,6 +51,9 @@ def edit_identity(
     background_lock: Annotated[
         bool | None, Field(description="Keep what neither the old nor the new head covers")
     ] = None,
+    carry_detail: Annotated[
+        bool | None, Field(description="Carry the photograph's detail to the edit along the surface of the head")
+    ] = None,
     root: Root = None,
     preset: PresetName = "tiny",
 ) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def edit_identity(
     names = [*([identity_id] if identity_id is not None else []), *identity_ids]
     chosen = presets.with_edit_options(
         presets.by_name(preset), steps=steps, solver=solver, seed=seed, reference_scale=reference_scale,
-        background_lock=background_lock,
+        background_lock=background_lock, carry_detail=carry_detail,
     )  # fmt: skip
     with workspace(root) as place:
         results = edit_task(chosen, names, identity_uri, edits, driver_uri, tuple(take), paste_back, place.root)

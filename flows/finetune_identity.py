@@ -7,7 +7,7 @@ from pydantic import Field
 
 from flows import presets
 from flows.documented import documented
-from flows.first_model import first_model
+from flows.first_model import base_model
 from flows.parameters import IdentityId, ImageUri, PresetName, Root
 from flows.stage_tables import publish_identity
 from tasks.finetune_identity import check_consent, finetune_task
@@ -28,7 +28,7 @@ def finetune_identity(
     base: Annotated[
         str | None,
         Field(
-            description="URI of a stage-1 model; the only one below root by default, where there is none a small one that is made"
+            description="URI of a stage-1 model, or shipped; by default the only one below root, the shipped one where none is"
         ),
     ] = None,
     steps: Annotated[
@@ -53,7 +53,7 @@ def finetune_identity(
         "keep_photograph": keep_photograph,
     }  # fmt: skip
     with workspace(root) as place:
-        base = base or first_model(preset, place.root)
+        base = base_model(base, preset, place.root)
         identity = finetune_task(presets.by_name(preset), image_uri, identity_id, place.root, base, changes, consent)
     publish_identity(identity)
     return {

@@ -35,7 +35,7 @@ def tiny() -> Preset:
             checkpoint_every=30,
         ),
         finetune=FinetuneConfig(steps=50, copies=8, learning_rate=3e-4),
-        edit=EditConfig(steps=20),
+        edit=EditConfig(steps=20, carry_detail=True),
         evaluate=EvaluateConfig(),
     )
 

@@ -70,6 +70,8 @@ class EditConfig:
     """Reference control guidance: 1 is off, 3 follows the edited maps harder at twice the cost."""
     background_lock: bool = True
     """Keep what neither the old nor the new head covers as it is in the photograph."""
+    carry_detail: bool = False
+    """Carry what the model got wrong in rebuilding the photograph along the surface to the edit; one more picture is drawn."""
     batch: int = 8
     """Edits denoised together."""
     gpu: bool = False

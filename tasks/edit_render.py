@@ -5,7 +5,7 @@ import functools
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -16,12 +16,13 @@ from PIL import Image
 
 from models.diffusion.adaptation import AdaptationConfig, load_adaptation
 from models.diffusion.editor import InstaFace
-from models.diffusion.sampling import BackgroundLock, head_region, sample
-from models.encoders.codec import LatentCodec, mode
+from models.diffusion.sampling import head_region
+from models.encoders.codec import LatentCodec
 from models.face3d.editing import apply_edit, transfer
 from models.face3d.maps import ConditionMaps
 from models.face3d.parameters import FaceParameters
 from models.face3d.paste_back import paste_back
+from models.face3d.surface_flow import surface_flow
 from models.face3d.temporal import smooth_frames
 from models.images import decode_png, encode_png, read_image
 from models.provenance import Provenance
@@ -30,12 +31,12 @@ from storage.records import Record, commit_record, committed
 from storage.stores import Store
 from tasks.aligner import Aligner
 from tasks.array_bytes import from_npy, from_safetensors
+from tasks.draw_edits import Photographed, Wanted, draw_edits
 from tasks.edit_requests import NamedEdit
-from tasks.featurizer import map_latents
 from tasks.frozen import load_codec
 from tasks.mapper import Mapper
 from tasks.marking import mark
-from tasks.pictures import contact_sheet, to_pixels
+from tasks.pictures import contact_sheet
 from tasks.preset import Preset
 from tasks.train_state import load_networks
 
@@ -110,14 +111,23 @@ def render_identity(
     size = picture_side(identity)
     maps = [mapper.estimator.maps(parameters, size) for parameters in wanted]
     photographed = mapper.estimator.maps(source, size)
-    images = denoise(preset, identity, model, codec, maps, photographed, [one.name for one in edits], report)
+    device = torch.device("cuda" if preset.edit.gpu else "cpu")
+    asked = [Wanted(maps=one) for one in maps]
+    if preset.edit.carry_detail:
+        asked = [
+            replace(one, flow=surface_flow(face, source, to, size)) for one, to in zip(asked, wanted, strict=True)
+        ]
+    images = draw_edits(
+        model.to(device).eval(), codec, photographed_of(identity, photographed, device), asked, preset.edit,
+        lambda done: report(done, edits[done - 1].name),
+    )  # fmt: skip
     files, listed = _files(identity, edits, images, maps, wanted)
     if job.photograph is not None:
         full = read_image(job.photograph, "the photograph")
-        for entry, pixels, asked in zip(listed, images, maps, strict=True):
+        for entry, pixels, one in zip(listed, images, maps, strict=True):
             entry["full"] = entry["image"].replace(".png", ".full.png")
             files[entry["full"]] = mark(
-                encode_png(_pasted(full, pixels, identity, asked, photographed)),
+                encode_png(_pasted(full, pixels, identity, one, photographed)),
                 provenance_of(identity, entry["name"], composite=True),
             )
     films = _films(identity, edits, images)
@@ -133,41 +143,15 @@ def render_identity(
     commit_record(job.home, files, facts)
 
 
-@torch.no_grad()
-def denoise(
-    preset: Preset,
-    identity: Record,
-    model: InstaFace,
-    codec: LatentCodec,
-    maps: Sequence[ConditionMaps],
-    photographed: ConditionMaps,
-    names: Sequence[str],
-    report: Any,
-) -> list[Pixels]:
-    """One image (S, S, 3) for each set of edited maps, `config.batch` at a time."""
-    config = preset.edit
-    device = torch.device("cuda" if config.gpu else "cpu")
-    model = model.to(device).eval()
-    semantic, face = (_feature(identity, name).to(device) for name in ("semantic", "face"))
-    tokens = model.tokens(semantic, face)
-    guiding = model.guidance_tokens(semantic, face, tokens)
-    moments = _feature(identity, "moments") if "moments.npy" in identity.files else None
-    reference = map_latents(codec, [photographed]).to(device)
-    key = str(identity.facts["lineage"]["image_sha256"])[:16]
-    images: list[Pixels] = []
-    for start in range(0, len(maps), config.batch):
-        some = maps[start : start + config.batch]
-        locked = config.background_lock and moments is not None
-        made = sample(
-            model, codec, map_latents(codec, some).to(device), tokens, keys=[key] * len(some), seed=config.seed,
-            steps=config.steps, solver=config.solver,  # type: ignore[arg-type]  # checked by EditConfig
-            lock=_lock(some, photographed, moments, reference) if locked and moments is not None else None,
-            reference=reference if config.reference_scale != 1 else None, reference_scale=config.reference_scale,
-            guidance_tokens=guiding,
-        )  # fmt: skip
-        images += [to_pixels(one) for one in made]
-        report(len(images), names[len(images) - 1])
-    return images
+def photographed_of(identity: Record, maps: ConditionMaps, device: torch.device) -> Photographed:
+    """What an identity keeps of its photograph."""
+    kept = [name for name in ("face", "semantic", "moments") if f"{name}.npy" in identity.files]
+    return Photographed(
+        key=str(identity.facts["lineage"]["image_sha256"])[:16],
+        maps=maps,
+        features={name: _feature(identity, name).to(device) for name in kept},
+        image=decode_png(identity.read("image.png")) if "image.png" in identity.files else None,
+    )
 
 
 def driver_parameters(preset: Preset, mapper: Mapper, drivers: Sequence[Driver]) -> list[FaceParameters]:
@@ -220,14 +204,6 @@ def provenance_of(identity: Record, edit: str, *, composite: bool = False) -> Pr
 
 def _feature(identity: Record, name: str) -> torch.Tensor:
     return torch.from_numpy(from_npy(identity.read(f"{name}.npy"))).float()[None]
-
-
-def _lock(
-    edited: Sequence[ConditionMaps], source: ConditionMaps, moments: torch.Tensor, like: torch.Tensor
-) -> BackgroundLock:
-    size = (like.shape[-2], like.shape[-1])
-    free = head_region(_masks([source]).expand(len(edited), -1, -1, -1), _masks(edited), size=size)
-    return BackgroundLock(source=mode(moments).to(like), free=free.to(like))
 
 
 def _masks(maps: Sequence[ConditionMaps]) -> torch.Tensor:

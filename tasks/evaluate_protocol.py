@@ -241,7 +241,8 @@ def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 def _commit(job: EvaluationJob, done: Sequence[PersonDone], home: Store, seconds: float) -> Record:
     measured = collect(job, done)
-    subject = "ours" if "ours" in measured else next((m.key for m in job.methods if not m.is_reference), None)
+    compared = [method.key for method in job.methods if not method.is_reference]
+    subject = next((key for key in ("ours", "plain", *compared) if key in compared), None)
     others = {
         method.key: measured[method.key] for method in job.methods if not method.is_reference and method.key != subject
     }

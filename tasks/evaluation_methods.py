@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from models.diffusion.editor import InstaFace
-from models.diffusion.sampling import BackgroundLock, head_region, sample
 from models.encoders.codec import LatentCodec, mode
 from models.face3d.maps import ConditionMaps
 from models.images import BadImage, read_image
 from storage.canonical import sha256_of
 from storage.errors import NotFound
 from storage.stores import open_store
+from tasks.draw_edits import Photographed, Wanted, draw_edits
 from tasks.evaluation_people import Batch, Subject
 from tasks.evaluation_protocols import Entry
 from tasks.featurizer import map_latents
@@ -40,6 +40,9 @@ class Method:
     """Of a model: fine-tune it on the photograph first."""
     without: Literal["", "face", "semantic"] = ""
     """Of a model: set the face embedding or the semantic tokens to zero, in fine-tune and edits."""
+    carried: bool = False
+    """Of a model: carry the photograph's detail along the surface, where the preset does. Off, pictures are the model's alone:
+    that is what the paper describes, and where ablations show."""
     shuffled: bool = False
     """Of a model: give every picture the maps of another picture that was asked for."""
     model: str | None = None
@@ -60,8 +63,9 @@ BUILT_IN: Mapping[str, Method] = {
         Method(key="paste", label="3D render pasted on the source", kind="paste"),
         Method(key="truth", label="the truth itself", kind="truth"),
         Method(key="codec", label="the truth through the codec", kind="codec"),
-        Method(key="zero-shot", label="ours without fine-tune", kind="model", finetune=False),
-        Method(key="ours", label="ours", kind="model"),
+        Method(key="zero-shot", label="ours without fine-tune", kind="model", finetune=False, carried=True),
+        Method(key="ours", label="ours", kind="model", carried=True),
+        Method(key="plain", label="ours without carried detail", kind="model"),
         Method(key="no-face", label="ours without face recognition", kind="model", without="face"),
         Method(key="no-semantic", label="ours without semantic tokens", kind="model", without="semantic"),
         Method(key="shuffled", label="ours with maps of another edit", kind="model", shuffled=True),
@@ -130,7 +134,7 @@ class Maker:
         model, losses = self._model(method, subject, features)
         count = len(subject.entries)
         places = _shuffled(count) if method.shuffled else list(range(count))
-        images = self._denoised(model, features, subject, places)
+        images = self._denoised(method, model, features, subject, places)
         names = [entry.name for entry in subject.entries]
         return dict(zip(names, images, strict=True)), {"losses": losses} if method.finetune else {}
 
@@ -146,27 +150,23 @@ class Maker:
             self._tuned[key] = own.eval(), [round(loss, 6) for loss in losses]
         return self._tuned[key]
 
-    @torch.no_grad()
-    def _denoised(self, model: InstaFace, features: Batch, subject: Subject, places: Sequence[int]) -> list[Pixels]:
-        """Edits with the maps of the entries at `places`, `edit.batch` together; guidance runs once an edit."""
+    def _denoised(
+        self, method: Method, model: InstaFace, features: Batch, subject: Subject, places: Sequence[int]
+    ) -> list[Pixels]:
+        """Edits with the maps of the entries at `places`; guidance runs once an edit."""
         config = self.preset.edit
-        tokens = model.tokens(features["semantic"], features["face"])
-        guiding = model.guidance_tokens(features["semantic"], features["face"], tokens)
+        carried = method.carried and config.carry_detail
         conditions = self._conditions(subject)
-        guided = config.reference_scale != 1
-        reference = map_latents(self.codec, [subject.maps]).to(self.device) if guided else None
-        images: list[Pixels] = []
-        for start in range(0, len(places), config.batch):
-            some = list(places[start : start + config.batch])
-            maps = [subject.wanted[place] for place in some]
-            made = sample(
-                model, self.codec, conditions[some], tokens, keys=[subject.key] * len(some), seed=config.seed,
-                steps=config.steps, solver=config.solver,  # type: ignore[arg-type]  # checked by EditConfig
-                guidance_tokens=guiding, reference=reference, reference_scale=config.reference_scale,
-                lock=background_lock(subject, maps, features["moments"]) if config.background_lock else None,
-            )  # fmt: skip
-            images += [to_pixels(one) for one in made]
-        return images
+        source = Photographed(key=subject.key, maps=subject.maps, features=features, image=subject.image)
+        wanted = [
+            Wanted(
+                maps=subject.wanted[place],
+                flow=subject.flow(place) if carried else None,
+                conditions=conditions[place : place + 1],
+            )
+            for place in places
+        ]
+        return draw_edits(model, self.codec, source, wanted, replace(config, carry_detail=carried))
 
     def _conditions(self, subject: Subject) -> torch.Tensor:
         """Condition latents (N, 3C, h, w) of all entries: the same for every method, encoded once."""
@@ -174,14 +174,6 @@ class Maker:
             latents = [map_latents(self.codec, [maps]) for maps in subject.wanted]
             self._encoded = subject.key, torch.cat(latents).to(self.device)
         return self._encoded[1]
-
-
-def background_lock(subject: Subject, wanted: Sequence[ConditionMaps], moments: torch.Tensor) -> BackgroundLock:
-    """What neither the old nor the new head covers stays as it is in the photograph."""
-    size = (moments.shape[-2], moments.shape[-1])
-    source = torch.from_numpy(subject.maps.mask)[None, None].float().expand(len(wanted), -1, -1, -1)
-    masks = torch.from_numpy(np.stack([maps.mask for maps in wanted]))[:, None].float()
-    return BackgroundLock(source=mode(moments), free=head_region(source, masks, size=size).to(moments))
 
 
 def pasted(subject: Subject, maps: ConditionMaps) -> Pixels:

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from models.face3d.editing import apply_edit, transfer
 from models.face3d.maps import ConditionMaps
+from models.face3d.morphable import MorphableModel
 from models.face3d.parameters import FaceParameters
+from models.face3d.surface_flow import SurfaceFlow, surface_flow
 from models.images import decode_png
 from models.portraits.people import person_of
 from models.portraits.portrait import Portrait, render_portrait
@@ -37,6 +39,9 @@ class Subject:
     entries: tuple[Entry, ...]
     image: Pixels
     """The aligned photograph."""
+    model: MorphableModel
+    parameters: FaceParameters
+    """Of the photograph."""
     maps: ConditionMaps
     asked: tuple[FaceParameters, ...]
     """What each entry asks for."""
@@ -53,6 +58,10 @@ class Subject:
     def key(self) -> str:
         """Names the noise: the same for all edits of the person."""
         return self.person.sha256[:16]
+
+    def flow(self, place: int) -> SurfaceFlow:
+        """From the edit of an entry to the photograph."""
+        return surface_flow(self.model, self.parameters, self.asked[place], self.image.shape[0])
 
 
 class Preparation:
@@ -84,6 +93,8 @@ class Preparation:
             person=person,
             entries=entries,
             image=image,
+            model=model,
+            parameters=source,
             maps=maps,
             asked=tuple(asked),
             wanted=tuple(self.mapper.estimator.maps(one, size) for one in asked),

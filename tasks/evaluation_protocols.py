@@ -59,15 +59,15 @@ PROTOCOLS: Mapping[str, Protocol] = {
         ),
         Protocol(
             name="table1", purpose="quality and identity: 400 images each of novel pose, expression and light",
-            people=100, each=4, methods=("copy", "paste", "truth", "codec", "zero-shot", "ours"),
+            people=100, each=4, methods=("copy", "paste", "truth", "codec", "zero-shot", "plain", "ours"),
         ),
         Protocol(
             name="table2", purpose="control: re-inference error over 1,200 images", people=100, each=4,
-            methods=("copy", "paste", "truth", "zero-shot", "ours"),
+            methods=("copy", "paste", "truth", "zero-shot", "plain", "ours"),
         ),
         Protocol(
             name="table3", purpose="ablations over 600 images", people=50, each=4,
-            methods=("copy", "truth", "ours", "no-face", "no-semantic", "shuffled"),
+            methods=("copy", "truth", "plain", "no-face", "no-semantic", "shuffled"),
         ),
     )
 }  # fmt: skip

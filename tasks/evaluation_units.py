@@ -98,7 +98,7 @@ def pictures_digest(job: EvaluationJob, method: Method, person: Person) -> str:
         tuned = replace(job.preset.finetune, gpu=False) if method.finetune else None
         parts += [
             model_digest(job.model(method)), tuned, replace(job.preset.edit, gpu=False, batch=1), method.without,
-            method.shuffled,
+            method.shuffled, method.carried,
         ]  # fmt: skip
     if method.kind == "images":
         parts.append(images_digests(str(method.images), job.manifest.entries_of(person.id)))

@@ -28,6 +28,7 @@ from models.images import decode_png
 from models.provenance import Provenance
 from models.rng import numpy_generator
 from storage.canonical import digest_of
+from storage.reader import SampleReader
 from storage.records import Record, commit_record, committed
 from storage.stores import Store
 from tasks.aligner import Aligner
@@ -91,7 +92,7 @@ def train_identity(job: FinetuneJob, photograph: bytes, mailbox: Any) -> None:
     model = load_networks(base).to(device).train()
 
     clock.begin("training")
-    prior = Prior(config, base, job.root) if config.prior_weight else None
+    prior = Prior(config, features_of_base(base, job.root)) if config.prior_weight else None
 
     def report(step: int, loss: float) -> None:
         mailbox.put.remote({"step": step, "note": f"loss {loss:.3f}"})
@@ -165,30 +166,40 @@ def train_steps(
 class Prior:
     """Prior preservation (DreamBooth, arXiv:2208.12242): other people's cached features keep the model from forgetting.
 
-    A person is a sample of the dataset the base was trained on; nothing is encoded again.
+    A person is a sample of features that are encoded already: (key, files of the sample).
     """
 
-    def __init__(self, config: FinetuneConfig, base: Record, root: Store) -> None:
-        self.config = config
-        wanted = base.facts.get("features")
-        found = [uri for uri in earlier_generations(root, "features")
-                 if find_generation(root, "features", uri).manifest.digest == wanted]  # fmt: skip
-        if not found:
-            raise ValueError(
-                f"prior_weight={config.prior_weight} needs the features that the base was trained on, and {root.uri} has "
-                "none of that digest: use the base's own root, or prior_weight=0"
-            )
-        self.reader = find_generation(root, "features", found[0]).reader([f"{name}.npy" for name in FEATURES])
+    def __init__(
+        self, config: FinetuneConfig, people: SampleReader | Sequence[tuple[str, Mapping[str, bytes]]]
+    ) -> None:
+        self.config, self.people = config, people
 
     def add_gradient(self, model: InstaFace, step: int, device: torch.device) -> None:
         """Add the gradient of prior_weight · loss on `prior_batch` other people, drawn by the seed and the step."""
         config = self.config
-        rows = numpy_generator(config.seed, "prior", step).integers(0, len(self.reader), config.prior_batch)
-        samples = [self.reader[int(row)] for row in rows]
+        rows = numpy_generator(config.seed, "prior", step).integers(0, len(self.people), config.prior_batch)
+        samples = [self.people[int(row)] for row in rows]
         batch = _batch([sample for _, sample in samples], device)
         draws = draws_for(model.config, [key for key, _ in samples], run_seed=config.seed, epoch=step)
         loss = config.prior_weight * model.loss(batch, draws.to(device))
         loss.backward()
+
+
+def features_of_base(base: Record, root: Store) -> SampleReader:
+    """The features that a stage-1 model was trained on, in random access.
+
+    Raises:
+        ValueError: they are not below this root.
+    """
+    wanted = base.facts.get("features")
+    for uri in earlier_generations(root, "features"):
+        generation = find_generation(root, "features", uri)
+        if generation.manifest.digest == wanted:
+            return generation.reader([f"{name}.npy" for name in FEATURES])
+    raise ValueError(
+        f"prior_weight needs the features that the base was trained on, and {root.uri} has none of that digest: use the "
+        "base's own root, or prior_weight=0"
+    )
 
 
 class EarlyStop:

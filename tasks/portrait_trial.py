@@ -7,23 +7,24 @@ photograph's), features, edits of the parameters, DDIM sampling with the backgro
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from models.diffusion.editor import InstaFace
-from models.diffusion.sampling import BackgroundLock, head_region, sample
 from models.encoders.codec import LatentCodec, mode
 from models.face3d.editing import FaceEdit, apply_edit
 from models.face3d.maps import ConditionMaps
+from models.face3d.surface_flow import surface_flow
 from models.portraits.people import person_of
 from models.portraits.portrait import Portrait, render_portrait
 from models.portraits.scenes import edited, scene_of
 from tasks.array_bytes import from_npy
-from tasks.edit_config import FinetuneConfig
-from tasks.featurizer import Featurizer, map_latents
+from tasks.draw_edits import Photographed, Wanted, draw_edits
+from tasks.edit_config import EditConfig, FinetuneConfig
+from tasks.featurizer import Featurizer
 from tasks.identity_training import train_steps
 from tasks.mapper import Mapper
 from tasks.pictures import to_pixels
@@ -52,10 +53,7 @@ class TrialConfig:
     size: int = 256
     parameters: str = "true"
     """`true`: the portrait's own; `estimated`: as for any photograph, by the 3D estimator."""
-    steps: int = 20
-    background_lock: bool = True
-    batch: int = 4
-    """Edits denoised together."""
+    edit: EditConfig = field(default_factory=lambda: EditConfig(batch=4, carry_detail=True))
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
 
     def __post_init__(self) -> None:
@@ -72,7 +70,7 @@ class Subject:
     truths: Mapping[str, Portrait]
     maps: ConditionMaps
     """Of the source, true or estimated."""
-    edited: Mapping[str, ConditionMaps]
+    edited: Mapping[str, Wanted]
     features: Batch
     """moments, conditions, face, semantic: one row."""
 
@@ -111,14 +109,19 @@ def meet(number: int, frozen: Frozen, config: TrialConfig) -> Subject:
         source=source,
         truths={name: render_portrait(person, edited(scene, edit), size=config.size) for name, edit in EDITS.items()},
         maps=maps,
-        edited={name: frozen.mapper.estimator.maps(one, config.size) for name, one in asked.items()},
+        edited={
+            name: Wanted(
+                maps=frozen.mapper.estimator.maps(one, config.size),
+                flow=surface_flow(model, parameters, one, config.size),
+            )
+            for name, one in asked.items()
+        },
         features={
             name.removesuffix(".npy"): torch.from_numpy(from_npy(data)).float()[None] for name, data in encoded.items()
         },
     )
 
 
-@torch.no_grad()
 def made_pictures(
     model: InstaFace,
     codec: LatentCodec,
@@ -127,33 +130,22 @@ def made_pictures(
     names: Sequence[str],
     *,
     features: Batch | None = None,
-    conditions: Mapping[str, ConditionMaps] | None = None,
+    wanted: Mapping[str, Wanted] | None = None,
 ) -> dict[str, Pixels]:
-    """The edits called `names`, by name; "" is the unedited picture, whole from noise: nothing of it is locked.
+    """The edits called `names`, by name; "" is the unedited picture, whole from noise: nothing is locked or carried.
 
-    `features` (face, semantic) and `conditions` take the place of the subject's own, for ablations.
+    `features` (face, semantic) and `wanted` take the place of the subject's own, for ablations.
     """
     model.eval()
-    seen = features or subject.features
-    tokens = model.tokens(seen["semantic"], seen["face"])
-    guiding = model.guidance_tokens(seen["semantic"], seen["face"], tokens)
-    maps = {"": subject.maps, **subject.edited}
-    pictures: dict[str, Pixels] = {}
+    source = Photographed(
+        key=subject.key, maps=subject.maps, features={**subject.features, **(features or {})}, image=subject.source.image
+    )
     asked = [name for name in names if name]
-    groups = [asked[start : start + config.batch] for start in range(0, len(asked), config.batch)]
-    for some in [[""], *groups] if "" in names else groups:
-        shown = [(conditions or maps)[name] for name in some]
-        made = sample(
-            model,
-            codec,
-            map_latents(codec, shown),
-            tokens,
-            keys=[subject.key] * len(some),
-            steps=config.steps,
-            guidance_tokens=guiding,
-            lock=_lock(subject, [maps[name] for name in some]) if config.background_lock and some != [""] else None,
-        )
-        pictures |= {name: to_pixels(one) for name, one in zip(some, made, strict=True)}
+    drawn = draw_edits(model, codec, source, [(wanted or subject.edited)[name] for name in asked], config.edit)
+    pictures = dict(zip(asked, drawn, strict=True))
+    if "" in names:
+        bare = replace(config.edit, background_lock=False, carry_detail=False)
+        (pictures[""],) = draw_edits(model, codec, source, [Wanted(maps=subject.maps)], bare)
     return {name: pictures[name] for name in names}
 
 
@@ -168,7 +160,8 @@ def baselines(subject: Subject, codec: LatentCodec) -> dict[str, dict[str, Pixel
     """Pictures that need no model: the source itself, the 3D render pasted on it, the truth through the codec alone."""
     copied = dict.fromkeys(EDITS, subject.source.image)
     pasted = {}
-    for name, maps in subject.edited.items():
+    for name, wanted in subject.edited.items():
+        maps = wanted.maps
         render = (np.clip(maps.render, 0, 1) * 255 + 0.5).astype(np.uint8)
         pasted[name] = np.where(maps.mask[..., None], render, subject.source.image)
     ceiling = {name: through_codec(codec, portrait.image) for name, portrait in subject.truths.items()}
@@ -180,11 +173,3 @@ def through_codec(codec: LatentCodec, image: Pixels) -> Pixels:
     """A picture encoded and decoded."""
     picture = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     return to_pixels((codec.decode(mode(codec.moments(picture)))[0] / 2 + 0.5).clamp(0, 1))
-
-
-def _lock(subject: Subject, shown: Sequence[ConditionMaps]) -> BackgroundLock:
-    moments = subject.features["moments"]
-    size = (moments.shape[-2], moments.shape[-1])
-    source = torch.from_numpy(subject.maps.mask)[None, None].float().expand(len(shown), -1, -1, -1)
-    masks = torch.from_numpy(np.stack([maps.mask for maps in shown]))[:, None].float()
-    return BackgroundLock(source=mode(moments), free=head_region(source, masks, size=size))

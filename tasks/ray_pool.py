@@ -266,4 +266,5 @@ def _result(reference: Any, unit: object, restarts: int) -> Any:
     except RayTaskError as error:
         raise UnitFailed(f"{unit}: {error.cause}") from error.cause
     except RayActorError as error:
+        _refuse_dead_cluster()  # actors may be seen to die before their node is
         raise UnitFailed(f"{unit}: the process that worked on it died {restarts + 1} times: {error}") from error

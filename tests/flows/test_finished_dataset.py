@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -68,7 +67,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     (folder / "photos").mkdir()
     portrait = Image.open(embedded_portrait()).convert("RGB")
     for number in range(SHARDS):
-        left, top = np.random.default_rng(number).integers(0, 24, 2)
+        left, top = 3 * (number % 8), 2 * (number // 8)  # each its own: equal pictures would be duplicates
         view = portrait.crop((left, top, left + 488, top + 488)).resize((320, 320))
         view.save(folder / "photos" / f"{number:04d}.jpg", quality=90)
     list_photos(SourceConfig(source=str(folder / "photos")), open_store(folder / "root"))

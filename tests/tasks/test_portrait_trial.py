@@ -8,7 +8,7 @@ import torch
 
 from models.diffusion.editor import InstaFace
 from models.diffusion.presets import debug_config
-from tasks.edit_config import FinetuneConfig
+from tasks.edit_config import EditConfig, FinetuneConfig
 from tasks.encode import EncodeConfig
 from tasks.extract import ExtractConfig
 from tasks.featurizer import Featurizer
@@ -16,7 +16,8 @@ from tasks.mapper import Mapper
 from tasks.portrait_scores import CHOICES, Judge, chosen, region_psnr, scored
 from tasks.portrait_trial import EDITS, Frozen, Subject, TrialConfig, baselines, made_pictures, meet, tuned
 
-CONFIG = TrialConfig(size=128, steps=2, batch=3, finetune=FinetuneConfig(steps=1, copies=2, learning_rate=1e-3))
+EDIT = EditConfig(steps=2, batch=3, carry_detail=True)
+CONFIG = TrialConfig(size=128, edit=EDIT, finetune=FinetuneConfig(steps=1, copies=2, learning_rate=1e-3))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_true_pictures_score_best_and_baselines_are_what_they_say(frozen: Frozen
         truth = subject.truths[name]
         heads = [region_psnr(found[method][name], truth.image, truth.head) or 0.0 for method in found]
         assert heads[2] > max(heads[:2]), "the codec alone is nearer to the truth than copy and paste"
-        assert np.array_equal(subject.edited[name].mask, truth.maps().mask), "true parameters, true maps"
+        assert np.array_equal(subject.edited[name].maps.mask, truth.maps().mask), "true parameters, true maps"
 
 
 def test_pictures_are_made_in_order_whatever_the_batch(frozen: Frozen, subject: Subject, model: InstaFace) -> None:
@@ -59,7 +60,7 @@ def test_pictures_are_made_in_order_whatever_the_batch(frozen: Frozen, subject: 
     made = made_pictures(model, frozen.codec, subject, CONFIG, names)
     assert list(made) == names
     assert all(one.shape == (128, 128, 3) for one in made.values())
-    alone = made_pictures(model, frozen.codec, subject, replace(CONFIG, batch=1), ["smile"])
+    alone = made_pictures(model, frozen.codec, subject, replace(CONFIG, edit=replace(EDIT, batch=1)), ["smile"])
     assert np.abs(alone["smile"].astype(int) - made["smile"]).max() <= 1
 
 

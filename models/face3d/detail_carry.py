@@ -1,0 +1,106 @@
+"""What a generator got wrong when it rebuilt the photograph, carried to its edits along the surface of the head.
+
+A generator that draws the photograph from its own maps should draw the photograph. What is missing, pores, strands of
+hair, the pattern of a shirt, is known exactly, as a ratio image: photograph over rebuilt picture (ratio images carry detail
+under another light in Liu, Shan and Zhang 2001, "Expressive Expression Mapping with Ratio Images"). Maps before and after
+say where each point of the surface went, so an edit drawn from the same noise can be given the same ratio at the same point.
+Where the photograph did not show a point, the edit stays what the generator made of it.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models.face3d.surface_flow import SurfaceFlow
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+SMOOTH = 3 / 256
+"""Share of the side: what is finer is taken from the photograph alone, what is coarser from the edit, times the ratio."""
+MARGIN = 15 / 256
+"""Share of the side by which hair may stand out from the head; beyond, the picture is background and has not moved."""
+REACH = 8 / 256
+"""Share of the side. Beside the head, hair follows the nearest surface; the more that moved, the less it is believed."""
+DARK = 16.0
+"""Of 255, added above and below the ratio: black says nothing about black."""
+
+
+def carry_detail(
+    edited: Pixels,
+    rebuilt: Pixels,
+    photograph: Pixels,
+    flow: SurfaceFlow,
+    head: NDArray[np.bool_],
+    *,
+    keep_background: bool = True,
+) -> Pixels:
+    """An edit with the photograph's detail.
+
+    Args:
+        edited: uint8 (S, S, 3), drawn from the edit's maps.
+        rebuilt: uint8 (S, S, 3), drawn by the same model from the photograph's maps and the same noise.
+        photograph: uint8 (S, S, 3).
+        flow: from the edit's pixels to the photograph's.
+        head: bool (S, S), what the head covers in the photograph.
+        keep_background: take what neither the old nor the new head covers, with some margin, from the photograph.
+
+    Raises:
+        ValueError: shapes that differ.
+    """
+    shapes = {one.shape[:2] for one in (edited, rebuilt, photograph, flow.head, head)}
+    if len(shapes) != 1:
+        raise ValueError(f"pictures, flow and head are of {len(shapes)} sizes ({sorted(shapes)}): one is needed")
+    side = edited.shape[0]
+    fine = SMOOTH * side
+    before, drawn, wanted = (one.astype(np.float32) for one in (photograph, rebuilt, edited))
+    background = _background(flow.head | head, side)
+    displacement = _extended(flow.displacement, flow.head) * (1 - background)[..., None]
+    ratio = np.log((before + DARK) / (_blurred(drawn, fine) + DARK))
+    detailed = (_blurred(wanted, fine) + DARK) * np.exp(_moved(ratio, displacement)) - DARK
+    result = wanted + _trust(flow, displacement, side)[..., None] * (detailed - wanted)
+    if keep_background:
+        result += background[..., None] * (before - result)
+    return np.asarray(np.clip(result + 0.5, 0, 255), np.uint8)
+
+
+def _trust(flow: SurfaceFlow, displacement: Floats, side: int) -> Floats:
+    """(S, S) in [0, 1]: how far the photograph's detail is believed to belong here."""
+    inner = np.asarray(cv2.erode(flow.seen, np.ones((3, 3), np.uint8)), np.float32)
+    on_head = _blurred(inner, SMOOTH / 2 * side)
+    beside = np.exp(-((np.linalg.norm(displacement, axis=2) / (REACH * side)) ** 2)).astype(np.float32)
+    return _blurred(np.where(flow.head, on_head, beside), SMOOTH / 2 * side)
+
+
+def _background(heads: NDArray[np.bool_], side: int) -> Floats:
+    """(S, S) in [0, 1]: 1 far from every head."""
+    reach = round(MARGIN * side)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    grown = cv2.dilate(heads.astype(np.uint8), disc)
+    soft: Floats = grown.astype(np.float32)
+    return 1 - _blurred(soft, SMOOTH * side)
+
+
+def _extended(values: Floats, known: NDArray[np.bool_]) -> Floats:
+    """Values (H, W, K) where they are known, and weighted means of ever wider neighbourhoods elsewhere; 0 without any."""
+    result, filled = np.zeros_like(values), np.zeros(known.shape, np.float32)
+    weight, width = known.astype(np.float32), 1.0
+    while width < max(known.shape) / 2:
+        total, near = _blurred(values * weight[..., None], width), _blurred(weight, width)
+        share = np.clip(near * 20, 0, 1) * (1 - filled)
+        result += (share / np.maximum(near, 1e-4))[..., None] * total
+        filled += share
+        width *= 2
+    return np.where(known[..., None], values, result / np.maximum(filled, 1e-4)[..., None]).astype(np.float32)
+
+
+def _moved(picture: Floats, displacement: Floats) -> Floats:
+    """(H, W, C): at each pixel the picture's value `displacement` away."""
+    height, width = picture.shape[:2]
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    place = columns + displacement[..., 0], rows + displacement[..., 1]
+    return np.asarray(cv2.remap(picture, *place, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), np.float32)
+
+
+def _blurred(picture: Floats, width: float) -> Floats:
+    return np.asarray(cv2.GaussianBlur(picture, (0, 0), width), np.float32)

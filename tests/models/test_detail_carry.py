@@ -1,0 +1,113 @@
+"""Flow along the surface leads to the same point of the skin; what a generator got wrong comes back in its edits."""
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.face3d.detail_carry import carry_detail
+from models.face3d.editing import FaceEdit, apply_edit
+from models.face3d.maps import ConditionMaps
+from models.face3d.open_head import load_open_head
+from models.face3d.render import render_maps
+from models.face3d.surface_flow import SurfaceFlow, surface_flow
+from models.portraits.people import person_of
+from models.portraits.portrait import Portrait, render_portrait
+from models.portraits.scenes import edited, scene_of
+
+SIDE = 192
+TURN, SMILE, LIGHT = FaceEdit(yaw=20.0), FaceEdit(expressions={"smile": 1.0}), FaceEdit(light="left")
+
+
+def seen_by(edit: FaceEdit) -> tuple[Portrait, Portrait, SurfaceFlow]:
+    """A portrait, the truth of its edit, and the flow between the two."""
+    person, scene = person_of(1000, 3), scene_of(1000, 3, 0)
+    before, after = (render_portrait(person, one, size=SIDE) for one in (scene, edited(scene, edit)))
+    return before, after, surface_flow(load_open_head().model, before.parameters, after.parameters, SIDE)
+
+
+def through(picture: NDArray[np.float32], flow: SurfaceFlow) -> NDArray[np.float32]:
+    rows, columns = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
+    place = columns + flow.displacement[..., 0], rows + flow.displacement[..., 1]
+    return np.asarray(cv2.remap(picture, *place, cv2.INTER_LINEAR), np.float32)
+
+
+def maps_of(portrait: Portrait) -> ConditionMaps:
+    return render_maps(load_open_head().model, portrait.parameters, SIDE)
+
+
+@pytest.mark.parametrize("edit", [TURN, SMILE, LIGHT])
+def test_the_same_point_of_the_skin_has_the_same_albedo(edit: FaceEdit) -> None:
+    before, after, flow = seen_by(edit)
+    there = np.abs(through(maps_of(before).albedo, flow) - maps_of(after).albedo).max(axis=2)
+    nowhere = np.abs(maps_of(before).albedo - maps_of(after).albedo).max(axis=2)
+    seen = cv2.erode((flow.seen > 0.5).astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    assert seen.sum() > 0.2 * flow.head.sum()
+    assert np.quantile(there[seen], 0.95) < 0.05
+    if edit is TURN:
+        assert np.quantile(nowhere[seen], 0.95) > 0.15, "without the flow it is another point"
+
+
+def test_nothing_moves_where_nothing_is_asked() -> None:
+    before, _, _ = seen_by(LIGHT)
+    flow = surface_flow(load_open_head().model, before.parameters, before.parameters, SIDE)
+    assert np.abs(flow.displacement).max() < 1e-3
+    assert np.array_equal(flow.head, maps_of(before).mask)
+
+
+def test_what_the_photograph_hides_is_not_seen() -> None:
+    model = load_open_head().model
+    straight = render_portrait(person_of(1000, 3), scene_of(1000, 3, 0), size=SIDE).parameters
+    left, right = (apply_edit(model, straight, FaceEdit(yaw=yaw)) for yaw in (-45.0, 45.0))
+    flow = surface_flow(model, left, right, SIDE)
+    columns = np.nonzero(flow.seen > 0.5)[1]
+    covered = np.nonzero(flow.head)[1]
+    assert 0 < len(columns) < 0.6 * len(covered)
+    assert (flow.seen[~flow.head] == 0).all()
+    # The half that turns into view is the one that was hidden.
+    assert abs(columns.mean() - covered.mean()) > 0.1 * np.ptp(covered)
+
+
+def blotched(picture: NDArray[np.uint8], strength: float = 0.35) -> NDArray[np.uint8]:
+    """A generator that gets broad colours wrong by place and draws no detail."""
+    rows, columns = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) / SIDE
+    wrong = 1 + strength * np.stack([np.sin(5 * rows), np.cos(4 * columns), np.sin(3 * (rows + columns))], axis=2)
+    return np.clip(cv2.GaussianBlur(picture, (0, 0), 2.5) * wrong, 0, 255).astype(np.uint8)
+
+
+def decibels(one: NDArray[np.uint8], other: NDArray[np.uint8], where: NDArray[np.bool_]) -> float:
+    error = np.square(one.astype(float) - other)[where].mean()
+    return float(10 * np.log10(255**2 / error))
+
+
+def test_an_edit_of_the_light_gets_its_detail_back() -> None:
+    before, after, flow = seen_by(LIGHT)
+    drawn = blotched(after.image)
+    carried = carry_detail(drawn, blotched(before.image), before.image, flow, maps_of(before).mask)
+    assert decibels(carried, after.image, after.head) > decibels(drawn, after.image, after.head) + 4
+
+
+@pytest.mark.parametrize("edit", [TURN, SMILE])
+def test_detail_moves_with_the_surface(edit: FaceEdit) -> None:
+    before, after, flow = seen_by(edit)
+    soft, rebuilt = (cv2.GaussianBlur(one.image, (0, 0), 2.5) for one in (after, before))
+    carried = carry_detail(soft, rebuilt, before.image, flow, maps_of(before).mask)
+    seen = (flow.seen > 0.8) & after.face
+    assert decibels(carried, after.image, seen) > decibels(soft, after.image, seen) + 1.5
+
+
+def test_a_perfect_rebuild_changes_nothing_on_the_head_and_the_background_stays() -> None:
+    before, after, flow = seen_by(SMILE)
+    soft = cv2.GaussianBlur(before.image, (0, 0), 6)
+    carried = carry_detail(after.image, before.image, before.image, flow, maps_of(before).mask)
+    far = cv2.dilate((flow.head | maps_of(before).mask).astype(np.uint8), np.ones((49, 49), np.uint8)) == 0
+    assert far.sum() > 100
+    assert np.array_equal(carried[far], before.image[far])
+    unkept = carry_detail(soft, soft, soft, flow, maps_of(before).mask, keep_background=False)
+    assert np.abs(unkept.astype(int) - soft).max() <= 12
+
+
+def test_sizes_must_agree() -> None:
+    before, _, flow = seen_by(LIGHT)
+    with pytest.raises(ValueError, match="one is needed"):
+        carry_detail(before.image, before.image[:64, :64], before.image, flow, maps_of(before).mask)
