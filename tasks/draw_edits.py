@@ -82,8 +82,9 @@ def draw_edits(
         for one, picture in zip(some, drawn(torch.cat(latents).to(device), lock), strict=True):
             if rebuilt is not None and source.image is not None and one.flow is not None:
                 picture = carry_detail(
-                    picture, rebuilt, source.image, one.flow, source.maps.mask, keep_background=config.background_lock
-                )
+                    picture, rebuilt, source.image, one.flow, source.maps, one.maps,
+                    keep_background=config.background_lock,
+                )  # fmt: skip
             images.append(picture)
         report(len(images))
     return images

@@ -100,6 +100,7 @@ def scored(judge: Judge, subject: Subject, method: str, pictures: Mapping[str, P
                 "perceptual": whole[number],
                 "perceptual_head": of_head[number],
                 "chosen": chosen(subject, picture) if name in CHOICES else None,
+                "picked": chosen(subject, picture, source=False) if name in CHOICES else None,
                 "points": None if mesh is None else _points_error(judge, subject, name, mesh),
                 "light": _light_error(judge, subject, name, picture) if name.startswith("light") else None,
                 "dlib": None if embedding is None else [round(float(value), 5) for value in embedding],
@@ -117,9 +118,10 @@ def region_psnr(picture: Pixels, truth: Pixels, mask: Mask | None) -> float | No
     return round(min(value, 99.0), 3)
 
 
-def chosen(subject: Subject, picture: Pixels) -> str:
+def chosen(subject: Subject, picture: Pixels, *, source: bool = True) -> str:
     """Which of the truths of CHOICES, or the source, the picture is nearest to, by squared error in any of their heads."""
-    candidates = {"source": subject.source} | {name: subject.truths[name] for name in CHOICES}
+    candidates = {"source": subject.source} if source else {}
+    candidates |= {name: subject.truths[name] for name in CHOICES}
     region = np.any([one.head for one in candidates.values()], axis=0)
     errors = {
         name: float(((one.image[region].astype(np.float32) - picture[region]) ** 2).mean())

@@ -11,16 +11,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models.face3d.maps import ConditionMaps
 from models.face3d.surface_flow import SurfaceFlow
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
-SMOOTH = 3 / 256
-"""Share of the side: what is finer is taken from the photograph alone, what is coarser from the edit, times the ratio."""
+SHADING = (0.02, 0.06, 0.12)
+WIDTHS = (8 / 256, 5 / 256, 3 / 256)
+"""What is finer is taken from the photograph alone, what is coarser from the edit, times the ratio. The border between the two
+(share of the side) by how much the shading of a surface point changes (of 1, mean): a smile 0.01, a turn 0.07, light 0.2. Under
+other light the photograph knows less."""
+SEAM = 3 / 256
+"""Share of the side over which regions fade into each other."""
 MARGIN = 15 / 256
 """Share of the side by which hair may stand out from the head; beyond, the picture is background and has not moved."""
-REACH = 8 / 256
+REACH = 24 / 256
 """Share of the side. Beside the head, hair follows the nearest surface; the more that moved, the less it is believed."""
 DARK = 16.0
 """Of 255, added above and below the ratio: black says nothing about black."""
@@ -31,7 +37,8 @@ def carry_detail(
     rebuilt: Pixels,
     photograph: Pixels,
     flow: SurfaceFlow,
-    head: NDArray[np.bool_],
+    before: ConditionMaps,
+    after: ConditionMaps,
     *,
     keep_background: bool = True,
 ) -> Pixels:
@@ -42,34 +49,40 @@ def carry_detail(
         rebuilt: uint8 (S, S, 3), drawn by the same model from the photograph's maps and the same noise.
         photograph: uint8 (S, S, 3).
         flow: from the edit's pixels to the photograph's.
-        head: bool (S, S), what the head covers in the photograph.
+        before, after: condition maps of the photograph and of the edit.
         keep_background: take what neither the old nor the new head covers, with some margin, from the photograph.
 
     Raises:
         ValueError: shapes that differ.
     """
-    shapes = {one.shape[:2] for one in (edited, rebuilt, photograph, flow.head, head)}
+    shapes = {one.shape[:2] for one in (edited, rebuilt, photograph, flow.head, before.mask, after.mask)}
     if len(shapes) != 1:
-        raise ValueError(f"pictures, flow and head are of {len(shapes)} sizes ({sorted(shapes)}): one is needed")
+        raise ValueError(f"pictures, flow and maps are of {len(shapes)} sizes ({sorted(shapes)}): one is needed")
     side = edited.shape[0]
-    fine = SMOOTH * side
-    before, drawn, wanted = (one.astype(np.float32) for one in (photograph, rebuilt, edited))
-    background = _background(flow.head | head, side)
+    known, drawn, wanted = (one.astype(np.float32) for one in (photograph, rebuilt, edited))
+    background = _background(before.mask | after.mask, side)
+    fine = side * float(np.interp(_shading_change(flow, before, after), SHADING, WIDTHS))
     displacement = _extended(flow.displacement, flow.head) * (1 - background)[..., None]
-    ratio = np.log((before + DARK) / (_blurred(drawn, fine) + DARK))
+    ratio = np.log((known + DARK) / (_blurred(drawn, fine) + DARK))
     detailed = (_blurred(wanted, fine) + DARK) * np.exp(_moved(ratio, displacement)) - DARK
     result = wanted + _trust(flow, displacement, side)[..., None] * (detailed - wanted)
     if keep_background:
-        result += background[..., None] * (before - result)
+        result += background[..., None] * (known - result)
     return np.asarray(np.clip(result + 0.5, 0, 255), np.uint8)
+
+
+def _shading_change(flow: SurfaceFlow, before: ConditionMaps, after: ConditionMaps) -> float:
+    """Mean difference of the renders at the same points of the surface, of 1; 0 where the photograph shows none."""
+    change = np.abs(after.render - _moved(before.render, flow.displacement)).max(axis=2)
+    return float((change * flow.seen).sum() / max(float(flow.seen.sum()), 1.0))
 
 
 def _trust(flow: SurfaceFlow, displacement: Floats, side: int) -> Floats:
     """(S, S) in [0, 1]: how far the photograph's detail is believed to belong here."""
     inner = np.asarray(cv2.erode(flow.seen, np.ones((3, 3), np.uint8)), np.float32)
-    on_head = _blurred(inner, SMOOTH / 2 * side)
+    on_head = _blurred(inner, SEAM / 2 * side)
     beside = np.exp(-((np.linalg.norm(displacement, axis=2) / (REACH * side)) ** 2)).astype(np.float32)
-    return _blurred(np.where(flow.head, on_head, beside), SMOOTH / 2 * side)
+    return _blurred(np.where(flow.head, on_head, beside), SEAM / 2 * side)
 
 
 def _background(heads: NDArray[np.bool_], side: int) -> Floats:
@@ -78,7 +91,7 @@ def _background(heads: NDArray[np.bool_], side: int) -> Floats:
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     grown = cv2.dilate(heads.astype(np.uint8), disc)
     soft: Floats = grown.astype(np.float32)
-    return 1 - _blurred(soft, SMOOTH * side)
+    return 1 - _blurred(soft, SEAM * side)
 
 
 def _extended(values: Floats, known: NDArray[np.bool_]) -> Floats:

@@ -83,7 +83,7 @@ def decibels(one: NDArray[np.uint8], other: NDArray[np.uint8], where: NDArray[np
 def test_an_edit_of_the_light_gets_its_detail_back() -> None:
     before, after, flow = seen_by(LIGHT)
     drawn = blotched(after.image)
-    carried = carry_detail(drawn, blotched(before.image), before.image, flow, maps_of(before).mask)
+    carried = carry_detail(drawn, blotched(before.image), before.image, flow, maps_of(before), maps_of(after))
     assert decibels(carried, after.image, after.head) > decibels(drawn, after.image, after.head) + 4
 
 
@@ -91,7 +91,7 @@ def test_an_edit_of_the_light_gets_its_detail_back() -> None:
 def test_detail_moves_with_the_surface(edit: FaceEdit) -> None:
     before, after, flow = seen_by(edit)
     soft, rebuilt = (cv2.GaussianBlur(one.image, (0, 0), 2.5) for one in (after, before))
-    carried = carry_detail(soft, rebuilt, before.image, flow, maps_of(before).mask)
+    carried = carry_detail(soft, rebuilt, before.image, flow, maps_of(before), maps_of(after))
     seen = (flow.seen > 0.8) & after.face
     assert decibels(carried, after.image, seen) > decibels(soft, after.image, seen) + 1.5
 
@@ -99,15 +99,15 @@ def test_detail_moves_with_the_surface(edit: FaceEdit) -> None:
 def test_a_perfect_rebuild_changes_nothing_on_the_head_and_the_background_stays() -> None:
     before, after, flow = seen_by(SMILE)
     soft = cv2.GaussianBlur(before.image, (0, 0), 6)
-    carried = carry_detail(after.image, before.image, before.image, flow, maps_of(before).mask)
+    carried = carry_detail(after.image, before.image, before.image, flow, maps_of(before), maps_of(after))
     far = cv2.dilate((flow.head | maps_of(before).mask).astype(np.uint8), np.ones((49, 49), np.uint8)) == 0
     assert far.sum() > 100
     assert np.array_equal(carried[far], before.image[far])
-    unkept = carry_detail(soft, soft, soft, flow, maps_of(before).mask, keep_background=False)
+    unkept = carry_detail(soft, soft, soft, flow, maps_of(before), maps_of(after), keep_background=False)
     assert np.abs(unkept.astype(int) - soft).max() <= 12
 
 
 def test_sizes_must_agree() -> None:
-    before, _, flow = seen_by(LIGHT)
+    before, after, flow = seen_by(LIGHT)
     with pytest.raises(ValueError, match="one is needed"):
-        carry_detail(before.image, before.image[:64, :64], before.image, flow, maps_of(before).mask)
+        carry_detail(before.image, before.image[:64, :64], before.image, flow, maps_of(before), maps_of(after))
