@@ -39,11 +39,8 @@ from tasks.truth import truth_text
 MEASURED = ("turn left", "turn right", "smile", "light left")
 OPTIONS: Mapping[str, Mapping[str, object]] = {
     "full (the preset)": {},
-    "full, learning rate 1e-4": {"learning_rate": 1e-4},
-    "full, learning rate 1e-3": {"learning_rate": 1e-3},
     "lora, rank 16": {"method": "lora"},
     "lora, learning rate 3e-3": {"method": "lora", "learning_rate": 3e-3},
-    "lora, learning rate 1e-2": {"method": "lora", "learning_rate": 1e-2},
     "tokens": {"method": "tokens"},
     "tokens, learning rate 1e-2": {"method": "tokens", "learning_rate": 1e-2},
     "timesteps not stratified": {"stratified": False},
@@ -51,7 +48,6 @@ OPTIONS: Mapping[str, Mapping[str, object]] = {
     "guidance on the untuned projection": {"split_projection": True},
     "prior preservation, weight 1": {"prior_weight": 1.0},
     "early stop, patience 3": {"patience": 3},
-    "100 steps": {"steps": 100},
 }
 OTHERS = range(100, 124)
 """People of the same population whose features preserve the prior."""

@@ -209,8 +209,8 @@ def markdown(summary: dict, rows: Sequence[dict]) -> str:
     ablated = {m: v for m, v in summary["methods"].items() if m not in (*MAIN, "truth")}
     if ablated:
         names = list(dict.fromkeys(row["edit"] for row in rows if row["method"] in ablated))
-        ablated = {"zero-shot, the same edits": _means(_of(rows, "zero-shot", names)), **ablated}
-        out += [f"## Ablations, zero-shot ({', '.join(names)})", "", *_table("without", ablated)]
+        ablated = {"nothing, the same edits": _means(_of(rows, f"zero-shot{BARE}", names)), **ablated}
+        out += [f"## Ablations, zero-shot, nothing carried ({', '.join(names)})", "", *_table("without", ablated)]
     out += [
         "## The unedited picture from noise, dB",
         "",

@@ -16,7 +16,7 @@ from models.face3d.face_networks import FaceDetectorNet, FaceMeshNet, IrisNet, c
 from models.face3d.mesh_topology import EYE_LEFT, EYE_RIGHT, LANDMARKS_68, MIRROR, outer_eye_distance
 
 __all__ = [
-    "MIN_EYE_DISTANCE", "Face", "FaceLandmarker", "NoFace", "dlib_five_points", "five_points", "landmarks68",
+    "MIN_EYE_DISTANCE", "Face", "FaceLandmarker", "NoFace", "five_points", "landmarks68",
 ]  # fmt: skip
 
 Float32Array = npt.NDArray[np.float32]
@@ -268,8 +268,3 @@ def five_points(mesh: FloatArray) -> Float32Array:
     eyes = [mesh[list(eye), :2].mean(axis=0) for eye in (EYE_RIGHT, EYE_LEFT)]
     return np.stack([*eyes, mesh[4, :2], mesh[61, :2], mesh[291, :2]]).astype(np.float32)
 
-
-def dlib_five_points(mesh: FloatArray) -> Float32Array:
-    """(5, 2) in dlib's order: left eye outer and inner corner (image right), right eye outer and inner,
-    nose base."""
-    return mesh[[263, 362, 33, 133, 2], :2].astype(np.float32)

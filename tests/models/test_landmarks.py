@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from models.face3d.align import align_ffhq
-from models.face3d.landmarks import Face, FaceLandmarker, NoFace, dlib_five_points, five_points, landmarks68
+from models.face3d.landmarks import Face, FaceLandmarker, NoFace, five_points, landmarks68
 from models.face3d.mesh_topology import LANDMARKS_68, MIRROR, lid_gap, mouth_gap, outer_eye_distance
 from models.face3d.package_files import MissingAsset, package_file
 from models.images import read_image
@@ -149,8 +149,6 @@ def test_point_sets_are_where_their_names_say(photos: Path) -> None:
     five = five_points(face.mesh)
     assert five[0, 0] < five[1, 0]
     assert five[3, 0] < five[4, 0]
-    dlib = dlib_five_points(face.mesh)
-    assert dlib[0, 0] > dlib[1, 0] > dlib[3, 0] > dlib[2, 0]
 
 
 def test_alignment_puts_eyes_and_mouth_where_ffhq_does(photos: Path) -> None:
