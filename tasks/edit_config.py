@@ -33,7 +33,8 @@ class FinetuneConfig:
     patience: int | None = None
     """Stop when the loss on fixed noise has not fallen for this many looks, five steps apart; None: all steps."""
     keep_photograph: bool = True
-    """Store the aligned face crop with the identity. Without it there is no background lock, and no pixel is kept."""
+    """Store the aligned face crop with the identity. Without it no pixel is kept, and there is neither
+    background lock nor carried detail."""
     seed: int = 0
     gpu: bool = False
 

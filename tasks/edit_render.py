@@ -1,11 +1,11 @@
 """The process that renders edits: parameters → condition maps → latents → images, for one identity after another."""
 
 import copy
-import functools
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -32,6 +32,7 @@ from storage.stores import Store
 from tasks.aligner import Aligner
 from tasks.array_bytes import from_npy, from_safetensors
 from tasks.draw_edits import Photographed, Wanted, draw_edits
+from tasks.edit_config import EditConfig
 from tasks.edit_requests import NamedEdit
 from tasks.frozen import load_codec
 from tasks.mapper import Mapper
@@ -74,7 +75,7 @@ def render_edits(
 ) -> None:
     """All edits of all identities of one request, in one process; each identity is committed when it is done."""
     mapper, codec = Mapper(preset.extract), load_codec(preset.encode.codec)
-    base = functools.cache(lambda uri: load_networks(committed(uri)))
+    base = cache(lambda uri: load_networks(committed(uri)))
     mailbox.put.remote({"step": 0, "note": "driver photographs" if drivers else "condition maps"})
     driving = driver_parameters(preset, mapper, drivers)
     for number, job in enumerate(jobs):
@@ -121,7 +122,8 @@ def render_identity(
         model.to(device).eval(), codec, photographed_of(identity, photographed, device), asked, preset.edit,
         lambda done: report(done, edits[done - 1].name),
     )  # fmt: skip
-    files, listed = _files(identity, edits, images, maps, wanted)
+    marked = partial(provenance_of, identity, composite=shows_photograph(identity, preset.edit))
+    files, listed = _files(marked, edits, images, maps, wanted)
     if job.photograph is not None:
         full = read_image(job.photograph, "the photograph")
         for entry, pixels, one in zip(listed, images, maps, strict=True):
@@ -130,12 +132,12 @@ def render_identity(
                 encode_png(_pasted(full, pixels, identity, one, photographed)),
                 provenance_of(identity, entry["name"], composite=True),
             )
-    films = _films(identity, edits, images)
+    films = _films(marked, edits, images)
     files |= dict(films.values())
     shown = [(one.name, pixels) for one, pixels in zip(edits, images, strict=True)]
     if "image.png" in identity.files:
         shown.insert(0, ("photograph", decode_png(identity.read("image.png"))))
-    files["grid.png"] = mark(contact_sheet(shown, columns=4), provenance_of(identity, "contact sheet"))
+    files["grid.png"] = mark(contact_sheet(shown, columns=4), marked("contact sheet"))
     facts = {
         "identity": job.identity, "images": listed, "films": {name: file for name, (file, _) in films.items()},
         "config": asdict(preset.edit), "take": list(take),
@@ -191,6 +193,13 @@ def picture_side(identity: Record) -> int:
     return int(noted) if noted is not None else decode_png(identity.read("image.png")).shape[0]
 
 
+def shows_photograph(identity: Record, config: EditConfig) -> bool:
+    """Whether edits keep parts of the photograph: its background, or its detail."""
+    return (config.background_lock and "moments.npy" in identity.files) or (
+        config.carry_detail and "image.png" in identity.files
+    )
+
+
 def provenance_of(identity: Record, edit: str, *, composite: bool = False) -> Provenance:
     """What a picture of an identity says about itself; digests only."""
     return Provenance(
@@ -222,7 +231,7 @@ def _pasted(
 
 
 def _files(
-    identity: Record,
+    marked: Callable[[str], Provenance],
     edits: Sequence[NamedEdit],
     images: Sequence[Pixels],
     maps: Sequence[ConditionMaps],
@@ -232,7 +241,7 @@ def _files(
     listed = []
     for number, (one, pixels, asked, parameters) in enumerate(zip(edits, images, maps, wanted, strict=True)):
         stem = f"{number:03d}"
-        files[f"{stem}.png"] = mark(encode_png(pixels), provenance_of(identity, one.edit.to_json()))
+        files[f"{stem}.png"] = mark(encode_png(pixels), marked(one.edit.to_json()))
         files[f"{stem}.params.npy"] = parameters.to_npy()
         files |= {f"{stem}.{name}": data for name, data in asked.encode().items() if name != "mask.png"}
         listed.append(
@@ -241,7 +250,9 @@ def _files(
     return files, listed
 
 
-def _films(identity: Record, edits: Sequence[NamedEdit], images: Sequence[Pixels]) -> dict[str, tuple[str, bytes]]:
+def _films(
+    marked: Callable[[str], Provenance], edits: Sequence[NamedEdit], images: Sequence[Pixels]
+) -> dict[str, tuple[str, bytes]]:
     """File name and GIF of each sweep: there and back."""
     names = list(dict.fromkeys(one.sweep for one in edits if one.sweep is not None))
     films = {}
@@ -253,5 +264,5 @@ def _films(identity: Record, edits: Sequence[NamedEdit], images: Sequence[Pixels
         frames[0].save(
             buffer, "GIF", save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0, disposal=1
         )
-        films[name] = (f"film-{number:03d}.gif", mark(buffer.getvalue(), provenance_of(identity, name)))
+        films[name] = (f"film-{number:03d}.gif", mark(buffer.getvalue(), marked(name)))
     return films

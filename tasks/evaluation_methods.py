@@ -75,7 +75,7 @@ BUILT_IN: Mapping[str, Method] = {
 
 def other_model(name: str, uri: str) -> Method:
     """Another stage-1 model, fine-tuned and sampled as ours."""
-    return Method(key=_key(name), label=name, kind="model", model=uri)
+    return Method(key=_key(name), label=name, kind="model", model=uri, carried=True)
 
 
 def other_images(name: str, folder: str) -> Method:

@@ -106,7 +106,9 @@ def test_without_the_photograph_no_pixel_is_kept(studio: Studio) -> None:
     request = edit_request([{"name": "left", "yaw": -10}], None, (), studio.root)
     job = EditJob(identity=record.uri, home=home, photograph=None)
     render_edits(studio.preset, [job], request.edits, (), (), Reports())
-    assert "000.png" in committed(home.uri).files
+    stamped = read_stamp(committed(home.uri).read("000.png"))
+    assert stamped is not None
+    assert not stamped.provenance.composite, "nothing of the photograph is left to be shown"
 
 
 def test_full_trains_denoiser_and_projection_as_a_plain_loop_does(studio: Studio) -> None:
@@ -179,6 +181,7 @@ def test_edits_are_stamped_and_a_sweep_is_a_film(studio: Studio) -> None:
     stamped = read_stamp(record.read("000.png"))
     assert stamped is not None
     assert stamped.intact
+    assert stamped.provenance.composite, "background and detail are the photograph's"
     assert json.loads(stamped.provenance.edit)["yaw"] == -20
     assert stamped.provenance.model == studio.identity.facts["lineage"]["base_digest"]
     with Image.open(io.BytesIO(record.read(edits.films["turn"]))) as film:
