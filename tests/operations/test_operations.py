@@ -142,13 +142,34 @@ def test_the_api_refuses_a_bad_image_uri_before_a_run_exists(up: Up, uri: str) -
     assert up.ask("/flow_runs/count", {}) == before
 
 
-def test_a_regression_is_told_to_the_webhook(up: Up, webhook: Webhook) -> None:
-    code = "from tasks.notices import EVALUATION_REGRESSION as e, tell; tell(e, 'tiny', 'identity 0.8 → 0.6')\n"
-    code += "from prefect.events.worker import EventsWorker as w; w.instance().drain()"
+TELLING = """
+from pathlib import Path
+from prefect.events.worker import EventsWorker
+from tasks.notices import EVALUATION_REGRESSION, tell, tell_disk, tell_quarantine
+tell(EVALUATION_REGRESSION, "tiny", "identity 0.8 → 0.6")
+assert tell_quarantine("maps", "s3://b/maps/1", {"ok": 80, "no_face": 20})
+assert tell_disk(Path.cwd(), low=1 << 60, full=0)
+assert tell_disk(Path.cwd(), low=1 << 60, full=1 << 60)
+EventsWorker.instance().drain()
+"""
+
+
+def test_what_a_person_should_hear_of_is_told_to_the_webhook(up: Up, webhook: Webhook) -> None:
+    """And on a full disk no new run starts until somebody says so."""
     environment = {**up.environment, "PREFECT_API_URL": up.api, "PREFECT_HOME": str(up.home / "client")}
-    subprocess.run([sys.executable, "-c", code], env=environment, cwd=up.home, check=True, timeout=60 * PATIENCE)
-    up.until(lambda: webhook.received, 60)
-    assert webhook.received[0]["text"] == "InstaFace: instaface.evaluation.regression\ntiny: identity 0.8 → 0.6"
+    subprocess.run([sys.executable, "-c", TELLING], env=environment, cwd=up.home, check=True, timeout=60 * PATIENCE)
+    up.until(lambda: len(webhook.received) >= 4, 60)
+    texts = sorted(one["text"] for one in webhook.received)
+    assert [text.splitlines()[0] for text in texts] == [
+        "InstaFace: instaface.disk.full", "InstaFace: instaface.disk.low", "InstaFace: instaface.evaluation.regression",
+        "InstaFace: instaface.quarantine.high",
+    ]  # fmt: skip
+    assert texts[2].endswith("tiny: identity 0.8 → 0.6")
+    assert texts[3].endswith("maps: 20 of 100 rows of s3://b/maps/1 cannot be used (20 no_face)")
+    up.until(lambda: up.ask("/work_pools/instaface")["is_paused"], 60)
+    resumed = up.command("prefect", "work-pool", "resume", "instaface")
+    assert resumed.returncode == 0, resumed.stderr
+    assert not up.ask("/work_pools/instaface")["is_paused"]
 
 
 def test_a_lost_run_is_noticed_and_done_again(up: Up, lost: Lost) -> None:
