@@ -92,7 +92,7 @@ def train_identity(job: FinetuneJob, photograph: bytes, mailbox: Any) -> None:
     model = load_networks(base).to(device).train()
 
     clock.begin("training")
-    prior = Prior(config, features_of_base(base, job.root)) if config.prior_weight else None
+    prior = Prior(config, features_of_base(config, base, job.root)) if config.prior_weight else None
 
     def report(step: int, loss: float) -> None:
         mailbox.put.remote({"step": step, "note": f"loss {loss:.3f}"})
@@ -185,7 +185,7 @@ class Prior:
         loss.backward()
 
 
-def features_of_base(base: Record, root: Store) -> SampleReader:
+def features_of_base(config: FinetuneConfig, base: Record, root: Store) -> SampleReader:
     """The features that a stage-1 model was trained on, in random access.
 
     Raises:
@@ -197,8 +197,8 @@ def features_of_base(base: Record, root: Store) -> SampleReader:
         if generation.manifest.digest == wanted:
             return generation.reader([f"{name}.npy" for name in FEATURES])
     raise ValueError(
-        f"prior_weight needs the features that the base was trained on, and {root.uri} has none of that digest: use the "
-        "base's own root, or prior_weight=0"
+        f"prior_weight={config.prior_weight} needs the features that the base was trained on, and {root.uri} has none of that "
+        "digest: use the base's own root, or prior_weight=0"
     )
 
 
