@@ -135,15 +135,21 @@ class CheckpointStore:
         self._forget(step)
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, in order."""
-        return [step for step, folder in self._candidates() if self._complete(step, folder)]
+        """Steps of the complete checkpoints, in order.
+
+        A look during which a writer added or forgot one is taken again: it may have listed the old ones and found them gone.
+        """
+        before = self._candidates()
+        while True:
+            complete = [step for step, folder in before if self._complete(step, folder)]
+            after = self._candidates()
+            if after == before:
+                return complete
+            before = after
 
     def latest(self) -> int | None:
         """The highest step of a complete checkpoint."""
-        for step, folder in reversed(self._candidates()):
-            if self._complete(step, folder):
-                return step
-        return None
+        return max(self.steps(), default=None)
 
     def load(self, step: int | None = None, *, select: Callable[[str], bool] = lambda name: True) -> Checkpoint:
         """The checkpoint of `step`, by default the latest, with the tensors whose name `select` accepts.

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -44,8 +45,16 @@ def make_folders(folder: Path) -> None:
         except FileNotFoundError:
             make_folders(folder.parent)
         except FileExistsError:
-            if not folder.is_dir():
+            if _is_no_folder(folder):
                 raise
+
+
+def _is_no_folder(path: Path) -> bool:
+    """Whether something else has the name. One look: a folder that was there may be gone at the next."""
+    try:
+        return not stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return path.is_symlink()
 
 
 def remove_empty_folders(folder: Path, top: Path) -> None:
@@ -155,7 +164,11 @@ def staging_folder(parent: Path) -> Iterator[Path]:
     while not folder.is_dir():
         make_folders(parent.parent)
         with contextlib.suppress(FileNotFoundError):  # another process has just removed an empty parent
-            parent.mkdir(exist_ok=True)
+            try:
+                parent.mkdir()
+            except FileExistsError:
+                if _is_no_folder(parent):
+                    raise
             folder.mkdir()
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

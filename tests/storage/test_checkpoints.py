@@ -300,6 +300,36 @@ def test_two_are_complete_at_every_moment(gate: Gate) -> None:
     assert min(seen) >= 2
 
 
+class Meanwhile:
+    """A store during whose first listing two more checkpoints are written, and the old ones forgotten."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner = inner
+        self.late = True
+
+    def folders(self) -> list[str]:
+        found = list(self.inner.folders())
+        if self.late:
+            self.late = False
+            writer = CheckpointStore(self.inner)
+            for step in (3, 4):
+                writer.save(step, tensors_of(step), {})
+        return found
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+
+def test_a_look_while_checkpoints_are_forgotten_is_taken_again(tmp_path: Path) -> None:
+    inner = open_store(tmp_path)
+    for step in (1, 2):
+        CheckpointStore(inner).save(step, tensors_of(step), {})
+    assert CheckpointStore(Meanwhile(inner)).steps() == [3, 4]  # type: ignore[arg-type]
+    inner = open_store(tmp_path / "other")
+    CheckpointStore(inner).save(1, tensors_of(1), {})
+    assert CheckpointStore(Meanwhile(inner)).latest() == 4  # type: ignore[arg-type]
+
+
 def test_a_training_state_survives(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 3)
