@@ -22,11 +22,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 demo: $(VENV)/.installed
 	@$(BIN)/instaface demo --photos "$(PHOTOS)" --store "$(STORE)" --out "$(OUT)"
 
+# Two files at a time, a thread each: one test, the whole DAG, is as long as half of the others together (docs/log.md).
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -m "not slow and not faults"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not faults"
 
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -m "slow or faults"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "slow or faults"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
