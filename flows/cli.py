@@ -13,12 +13,14 @@ from rich.markup import escape
 
 from flows.cli_doctor import doctor
 from flows.cli_evaluate import evaluate_app
+from flows.cli_identities import edit, finetune, identities_app
 from flows.cli_images import expressions_app, verify_image
 from flows.cli_logs import logs
 from flows.cli_portraits import portraits
 from flows.cli_runs import runs_app, show_plan
 from flows.cli_up import register, up
 from flows.cli_upkeep import assets_app, storage_app
+from flows.run_here import FLOWS, quiet_services, run_here
 
 app = typer.Typer(
     name="instaface", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -28,7 +30,10 @@ app.add_typer(storage_app, name="storage")
 app.add_typer(assets_app, name="assets")
 app.add_typer(runs_app, name="runs")
 app.add_typer(expressions_app, name="expressions")
+app.add_typer(identities_app, name="identities")
 app.add_typer(evaluate_app, name="evaluate")
+app.command()(finetune)
+app.command()(edit)
 app.command("verify-image")(verify_image)
 app.command()(portraits)
 app.command()(up)
@@ -37,16 +42,7 @@ app.command()(logs)
 app.command()(register)
 console = Console(stderr=True, highlight=False)
 
-PresetChoice = Literal["tiny", "tiny-scratch", "tiny-further", "debug", "open", "paper"]
-FLOWS = (
-    "preprocess-ffhq",
-    "redrive-quarantine",
-    "train-stage1",
-    "finetune-identity",
-    "edit-identity",
-    "erase-identity",
-    "evaluate",
-)
+PresetChoice = Literal["tiny", "tiny-scratch", "tiny-further", "tiny-concatenation", "debug", "open", "paper"]
 
 
 @app.command()
@@ -70,7 +66,7 @@ def demo(
     root = str(home / "store") if store == "file" else store
     if store != "s3":
         check_root(root)
-    _quiet_services()
+    quiet_services()
     console.print(f"{count} photograph{'s' * (count != 1)}; starting Prefect and Ray")
     from flows.demo import demo as demo_flow
 
@@ -96,21 +92,12 @@ def run(
     plan: Annotated[bool, typer.Option("--plan", help="preprocess-ffhq: only say what it would take")] = False,
 ) -> None:
     """Run a flow here and now, with the parameters of its deployment."""
-    if flow_name not in FLOWS:
-        raise ValueError(f"there is no flow {flow_name!r}: choose one of {', '.join(FLOWS)}")
     if dry_run:
         if flow_name != "train-stage1":
             raise ValueError(f"--dry-run is for train-stage1; {flow_name} has none")
         show_plan(parse_parameters(param or []))
         return
-    from importlib import import_module
-
-    _quiet_services()
-    module = flow_name.replace("-", "_")
-    flow = getattr(import_module(f"flows.{module}"), module)
-    parameters = parse_parameters([*(param or []), *(["plan=true"] if plan else [])])
-    flow.validate_parameters(parameters)  # before a server is started for a run that cannot be
-    result = flow(**parameters)
+    result = run_here(flow_name, parse_parameters([*(param or []), *(["plan=true"] if plan else [])]))
     print(json.dumps(result, indent=2, sort_keys=True))
 
 
@@ -155,21 +142,6 @@ def parse_parameters(pairs: list[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             parameters[name] = value
     return parameters
-
-
-def _quiet_services() -> None:
-    """Defaults of a local run: Prefect keeps its database in this checkout, and nobody phones home."""
-    if "PREFECT_API_URL" not in os.environ:
-        home = Path(os.environ.setdefault("PREFECT_HOME", str(Path(".instaface/prefect").resolve())))
-        home.mkdir(parents=True, exist_ok=True)
-        # Prefect's own 20 s are too few on a busy laptop.
-        os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    # The terminal has progress bars; Prefect's log lines stay in its database and its UI.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ evaluate_app = typer.Typer(
 console = Console(highlight=False)
 
 Protocol = Literal["smoke", "table1", "table2", "table3"]
-Presets = Literal["tiny", "tiny-scratch", "tiny-further", "debug", "open", "paper"]
+Presets = Literal["tiny", "tiny-scratch", "tiny-further", "tiny-concatenation", "debug", "open", "paper"]
 Root = Annotated[str | None, typer.Option(help="s3://bucket/prefix or a folder; INSTAFACE_ROOT by default")]
 Source = Annotated[str | None, typer.Option(help="portraits:100x1@1000 or a folder of photographs")]
 Name = Annotated[str | None, typer.Argument(help="Name of the evaluation or its beginning; the latest by default")]
@@ -56,10 +56,10 @@ def evaluate_command(
         "people": people, "each": each, "parameters": parameters, "workers": workers,
         "methods": [key.strip() for key in methods.split(",")] if methods else [],
     }  # fmt: skip
-    from flows.cli import _quiet_services
+    from flows.run_here import quiet_services
     from tasks.evaluation_history import EvaluationWorse
 
-    _quiet_services()
+    quiet_services()
     from flows.evaluate import evaluate
     from tasks.evaluation_lookup import show_evaluation, write_report
 

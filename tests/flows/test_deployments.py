@@ -13,8 +13,8 @@ from prefect.states import Completed, Crashed
 from prefect.utilities.callables import parameter_schema
 
 from flows.automations import RERUNS, automations
-from flows.cli import FLOWS
 from flows.rerun_crashed import ERASED, refusal
+from flows.run_here import FLOWS
 
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIBED: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
