@@ -37,18 +37,22 @@ from tasks.portrait_trial import EDITS, Frozen, Subject, TrialConfig, made_pictu
 from tasks.truth import truth_text
 
 MEASURED = ("turn left", "turn right", "smile", "light left")
+PLAIN = {"antithetic": False}
 OPTIONS: Mapping[str, Mapping[str, object]] = {
-    "full (the preset)": {},
-    "lora, rank 16": {"method": "lora"},
-    "lora, learning rate 3e-3": {"method": "lora", "learning_rate": 3e-3},
-    "tokens": {"method": "tokens"},
-    "tokens, learning rate 1e-2": {"method": "tokens", "learning_rate": 1e-2},
-    "timesteps not stratified": {"stratified": False},
-    "antithetic noise": {"antithetic": True},
-    "guidance on the untuned projection": {"split_projection": True},
-    "prior preservation, weight 1": {"prior_weight": 1.0},
-    "early stop, patience 3": {"patience": 3},
-}
+    "full, as the paper": PLAIN,
+    "antithetic noise (the preset)": {},
+    "timesteps not stratified": {**PLAIN, "stratified": False},
+    "guidance on the untuned projection": {**PLAIN, "split_projection": True},
+    "prior preservation, weight 1": {**PLAIN, "prior_weight": 1.0},
+    "early stop, patience 3": {**PLAIN, "patience": 3},
+    "lora, rank 16, the rate of full": {**PLAIN, "method": "lora", "feed_forward": False},
+    "lora, rank 16, 10 times the rate": {**PLAIN, "method": "lora", "learning_rate": 3e-3, "feed_forward": False},
+    "lora, 10 times the rate, feed-forward too": {"method": "lora", "learning_rate": 3e-3},
+    "lora, rank 64, 10 times the rate, feed-forward too": {"method": "lora", "learning_rate": 3e-3, "rank": 64},
+    "tokens, the rate of full": {**PLAIN, "method": "tokens"},
+    "tokens, 30 times the rate": {**PLAIN, "method": "tokens", "learning_rate": 1e-2},
+}  # fmt: skip
+"""Changes to the preset's fine-tune."""
 OTHERS = range(100, 124)
 """People of the same population whose features preserve the prior."""
 FIGURES = ("reconstruction", "head", "face", "identity")
@@ -158,14 +162,17 @@ def options(arguments: argparse.Namespace) -> None:
     judge = Judge(None)
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []
-    others = [(f"portrait-{number}", encoded(number, frozen, config)) for number in OTHERS]
+    chosen = arguments.only or tuple(OPTIONS)
+    prior_wanted = any(OPTIONS[name].get("prior_weight") for name in chosen)
+    others = [(f"portrait-{number}", encoded(number, frozen, config)) for number in OTHERS if prior_wanted]
     for step in range(arguments.people):
         number = (arguments.first + step) % arguments.people
         file = arguments.out / f"person-{number:03d}.json"
         if not file.is_file():
             subject = meet(number, frozen, config)
             own = [measured("zero-shot", model, frozen, subject, config, judge, 0.0)]
-            for name, changes in OPTIONS.items():
+            for name in chosen:
+                changes = OPTIONS[name]
                 finetune = replace(config.finetune, **changes)  # type: ignore[arg-type]
                 tuned = copy.deepcopy(model).train()
                 start = time.perf_counter()
@@ -228,6 +235,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--people", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="several processes share RESULTS by starting elsewhere")
+    parser.add_argument("--only", nargs="+", choices=tuple(OPTIONS), help="some of the options")
     parser.add_argument("--parameters", choices=("true", "estimated"), default="true")
     parser.add_argument("--out", type=Path, default=Path("finetune-options"))
     parser.add_argument("--threads", type=int, default=2)

@@ -37,6 +37,7 @@ from tasks.portrait_trial import (
     baselines,
     made_pictures,
     meet,
+    partly_tuned,
     through_codec,
     tuned,
 )
@@ -114,7 +115,7 @@ def trial(
     began = time.monotonic()
     own, losses = tuned(model, subject, config)
     seconds["fine-tune"] = time.monotonic() - began
-    made["fine-tuned"] = made_pictures(own, frozen.codec, subject, config, names)
+    made["fine-tuned"] = made_pictures(partly_tuned(model, own, subject, config), frozen.codec, subject, config, names)
     bare = uncarried(config)
     for method, one in (("zero-shot", model), ("fine-tuned", own)):
         made[f"{method}, nothing carried"] = made_pictures(one, frozen.codec, subject, bare, list(EDITS))
@@ -123,7 +124,7 @@ def trial(
     rebuilt = {method: _rebuilt(subject, made[method][""]) for method in SHOWN}
     rebuilt["codec alone"] = _rebuilt(subject, through_codec(frozen.codec, subject.source.image))
     if ablations:
-        rows += _ablations(model, frozen, judge, bare, subject)
+        rows += _ablations(model, own, frozen, judge, bare, subject)
     _, embedding = judge.seen(subject.source.image)
     for method in SHOWN:
         for name, picture in made[method].items():
@@ -144,8 +145,11 @@ def uncarried(config: TrialConfig) -> TrialConfig:
     return dataclasses.replace(config, edit=dataclasses.replace(config.edit, carry_detail=False))
 
 
-def _ablations(model: InstaFace, frozen: Frozen, judge: Judge, config: TrialConfig, subject: Subject) -> list[dict]:
-    """What each input is for: zero-shot edits without it; nothing is carried, so that the model's own pictures show."""
+def _ablations(
+    model: InstaFace, own_model: InstaFace, frozen: Frozen, judge: Judge, config: TrialConfig, subject: Subject
+) -> list[dict]:
+    """What each input is for: edits without it, zero-shot and some fine-tuned; nothing is carried, so that the model's own
+    pictures show."""
     own = subject.features
     other = _features_of(subject.number + 1, frozen, config)
     stand_ins = {
@@ -158,6 +162,9 @@ def _ablations(model: InstaFace, frozen: Frozen, judge: Judge, config: TrialConf
     for method, features in stand_ins.items():
         made = made_pictures(model, frozen.codec, subject, config, ABLATED, features=features)
         rows += scored(judge, subject, method, made)
+        if method in ("tokens of another person", "no face embedding"):
+            made = made_pictures(own_model, frozen.codec, subject, config, ABLATED, features=features)
+            rows += scored(judge, subject, f"fine-tuned, {method}", made)
     unlocked = dataclasses.replace(config, edit=dataclasses.replace(config.edit, background_lock=False))
     rows += scored(
         judge, subject, "without background lock", made_pictures(model, frozen.codec, subject, unlocked, ABLATED)

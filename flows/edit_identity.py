@@ -7,7 +7,7 @@ from pydantic import Field
 
 from flows import presets
 from flows.documented import documented
-from flows.parameters import DriverUri, IdentityId, PresetName, Root
+from flows.parameters import AdaptationScale, DriverUri, IdentityId, PresetName, Root
 from flows.stage_tables import publish_edits
 from tasks.edit_identity import edit_task
 from tasks.workspace import workspace
@@ -54,6 +54,7 @@ def edit_identity(
     carry_detail: Annotated[
         bool | None, Field(description="Carry the photograph's detail to the edit along the surface of the head")
     ] = None,
+    adaptation_scale: AdaptationScale | None = None,
     root: Root = None,
     preset: PresetName = "tiny",
 ) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def edit_identity(
     names = [*([identity_id] if identity_id is not None else []), *identity_ids]
     chosen = presets.with_edit_options(
         presets.by_name(preset), steps=steps, solver=solver, seed=seed, reference_scale=reference_scale,
-        background_lock=background_lock, carry_detail=carry_detail,
+        background_lock=background_lock, carry_detail=carry_detail, adaptation_scale=adaptation_scale,
     )  # fmt: skip
     with workspace(root) as place:
         results = edit_task(chosen, names, identity_uri, edits, driver_uri, tuple(take), paste_back, place.root)

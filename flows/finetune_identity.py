@@ -34,6 +34,10 @@ def finetune_identity(
     steps: Annotated[
         int | None, Field(description="Optimiser steps; the preset's number (paper: 50) by default", ge=1, le=100_000)
     ] = None,
+    learning_rate: Annotated[
+        float | None,
+        Field(description="AdamW; the preset's by default, 10 times that for lora and 30 times for tokens", gt=0, lt=1),
+    ] = None,
     seed: Annotated[int | None, Field(description="Seed of noise and timesteps", ge=0, lt=2**63)] = None,
     prior_weight: Annotated[
         float | None, Field(description="Weight of other people's cached features (prior preservation)", ge=0, le=100)
@@ -49,8 +53,8 @@ def finetune_identity(
     """Fine-tune denoiser and projection on one photograph; the same photograph and configuration train once."""
     check_consent(consent)
     changes = {
-        "method": method, "steps": steps, "seed": seed, "prior_weight": prior_weight, "patience": patience,
-        "keep_photograph": keep_photograph,
+        "method": method, "steps": steps, "learning_rate": learning_rate, "seed": seed,
+        "prior_weight": prior_weight, "patience": patience, "keep_photograph": keep_photograph,
     }  # fmt: skip
     with workspace(root) as place:
         base = base_model(base, preset, place.root)

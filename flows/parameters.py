@@ -15,7 +15,7 @@ def _checked(uri: object) -> object:
 
 
 PresetName = Annotated[
-    Literal["tiny", "tiny-scratch", "tiny-further", "debug", "open", "paper"],
+    Literal["tiny", "tiny-scratch", "tiny-further", "tiny-concatenation", "debug", "open", "paper"],
     Field(
         description="tiny: all embedded, CPU; tiny-scratch: how its weights were trained; debug: a handful of steps; "
         "open: no registration walls; paper: as published"
@@ -53,3 +53,11 @@ IdentityId = Annotated[
         pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
     ),
 ]
+AdaptationScale = Annotated[
+    float,
+    Field(
+        description="How much of the fine-tune is used: 1 all of it, 0 the base model; by default 0.35 for edits that turn or "
+        "light the head and carry detail, all of it for others",
+        ge=0, le=1,
+    ),
+]  # fmt: skip

@@ -34,7 +34,7 @@ def tiny() -> Preset:
             attention="math",
             checkpoint_every=30,
         ),
-        finetune=FinetuneConfig(steps=50, copies=8, learning_rate=3e-4),
+        finetune=FinetuneConfig(steps=50, copies=8, learning_rate=3e-4, antithetic=True, feed_forward=True),
         edit=EditConfig(steps=20, carry_detail=True),
         evaluate=EvaluateConfig(),
     )
@@ -78,8 +78,14 @@ def tiny_scratch() -> Preset:
 def tiny_further() -> Preset:
     """`tiny-scratch` going on from the shipped weights, down to a learning rate of zero."""
     preset = tiny_scratch()
-    further = replace(preset.train, start="published", steps=1500, learning_rate=8e-4, decay_from=0.4, ema_decay=0.995)
+    further = replace(preset.train, start="published", steps=2000, learning_rate=8e-4, decay_from=0.4, ema_decay=0.995)
     return replace(preset, name="tiny-further", train=further)
+
+
+def tiny_concatenation() -> Preset:
+    """`tiny-scratch` without Guidance Network, the maps as channels of the denoiser: a baseline for the evaluation."""
+    preset = tiny_scratch()
+    return replace(preset, name="tiny-concatenation", train=replace(preset.train, conditioning="concatenation"))
 
 
 def debug() -> Preset:
@@ -135,6 +141,7 @@ _PRESETS: dict[str, Callable[[], Preset]] = {
     "tiny": tiny,
     "tiny-scratch": tiny_scratch,
     "tiny-further": tiny_further,
+    "tiny-concatenation": tiny_concatenation,
     "debug": debug,
     "open": open_,
     "paper": paper,

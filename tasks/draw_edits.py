@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from models.diffusion.editor import InstaFace
 from models.diffusion.sampling import BackgroundLock, head_region, sample
 from models.encoders.codec import LatentCodec, mode
-from models.face3d.detail_carry import carry_detail
+from models.face3d.detail_carry import carry_detail, turned_or_lit
 from models.face3d.maps import ConditionMaps
 from models.face3d.surface_flow import SurfaceFlow
 from tasks.edit_config import EditConfig
@@ -18,6 +18,8 @@ from tasks.featurizer import map_latents
 from tasks.pictures import to_pixels
 
 Pixels = NDArray[np.uint8]
+Networks = Callable[[float], InstaFace]
+"""The networks with a share of what a fine-tune changed: 0 is the base model, 1 the fine-tuned one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -42,52 +44,102 @@ class Wanted:
     """To the photograph, from the parameters of both; without it no detail is carried."""
     conditions: torch.Tensor | None = None
     """(1, 3C, h, w) latents of the maps, where they are encoded already."""
+    film: str | None = None
+    """Frames of one film are drawn by the same networks."""
 
 
 @torch.no_grad()
 def draw_edits(
+    networks: InstaFace | Networks,
+    codec: LatentCodec,
+    source: Photographed,
+    wanted: Sequence[Wanted],
+    config: EditConfig,
+    report: Callable[[int, int], None] = lambda done, place: None,
+) -> list[Pixels]:
+    """One picture (S, S, 3) an edit. `report` hears how many are done, and the place of the last of them in `wanted`.
+
+    `networks` are one model for all edits, or the fine-tuned ones by how much of the fine-tune an edit uses.
+    """
+    images: dict[int, Pixels] = {}
+    scales = [1.0] * len(wanted) if isinstance(networks, InstaFace) else _scales(source, wanted, config)
+    for scale in dict.fromkeys(scales):
+        places = [place for place, one in enumerate(scales) if one == scale]
+        model = networks if isinstance(networks, InstaFace) else networks(scale)
+        rebuilt = _rebuilt(model, codec, source, [wanted[place] for place in places], config)
+        for start in range(0, len(places), config.batch):
+            some = places[start : start + config.batch]
+            made = _drawn(model, codec, source, [wanted[place] for place in some], config, rebuilt)
+            images |= dict(zip(some, made, strict=True))
+            report(len(images), some[-1])
+        del model  # before the next one is made: two do not fit everywhere
+    return [images[place] for place in range(len(wanted))]
+
+
+def _scales(source: Photographed, wanted: Sequence[Wanted], config: EditConfig) -> list[float]:
+    """How much of the fine-tune each edit uses."""
+    carried = config.carry_detail and source.image is not None
+    strong = [
+        carried and one.flow is not None and turned_or_lit(one.flow, source.maps, one.maps) for one in wanted
+    ]
+    films = {one.film for one, strongly in zip(wanted, strong, strict=True) if strongly} - {None}
+    return [
+        config.scale(turned_or_lit=strongly or one.film in films) for one, strongly in zip(wanted, strong, strict=True)
+    ]
+
+
+def _rebuilt(
+    model: InstaFace, codec: LatentCodec, source: Photographed, wanted: Sequence[Wanted], config: EditConfig
+) -> Pixels | None:
+    """The photograph drawn from its own maps, (S, S, 3), where an edit needs it to carry detail."""
+    if not config.carry_detail or source.image is None or all(one.flow is None for one in wanted):
+        return None
+    return _sampled(model, codec, source, map_latents(codec, [source.maps]), config, None)[0]
+
+
+def _drawn(
     model: InstaFace,
     codec: LatentCodec,
     source: Photographed,
     wanted: Sequence[Wanted],
     config: EditConfig,
-    report: Callable[[int], None] = lambda done: None,
+    rebuilt: Pixels | None,
 ) -> list[Pixels]:
-    """One picture (S, S, 3) an edit, `config.batch` of them at a time; `report` hears how many are done."""
-    device = source.features["face"].device
-    tokens = model.tokens(source.features["semantic"], source.features["face"])
-    guiding = model.guidance_tokens(source.features["semantic"], source.features["face"], tokens)
-    moments = source.features.get("moments")
-    photographed = map_latents(codec, [source.maps]).to(device)
-    guided = config.reference_scale != 1
-
-    def drawn(conditions: torch.Tensor, lock: BackgroundLock | None) -> list[Pixels]:
-        made = sample(
-            model, codec, conditions, tokens, keys=[source.key] * len(conditions), seed=config.seed, steps=config.steps,
-            solver=config.solver,  # type: ignore[arg-type]  # checked by EditConfig
-            guidance_tokens=guiding, lock=lock, reference=photographed if guided else None,
-            reference_scale=config.reference_scale,
-        )  # fmt: skip
-        return [to_pixels(one) for one in made]
-
-    rebuilt: Pixels | None = None
-    if config.carry_detail and source.image is not None and any(one.flow is not None for one in wanted):
-        (rebuilt,) = drawn(photographed, None)
-    images: list[Pixels] = []
-    for start in range(0, len(wanted), config.batch):
-        some = wanted[start : start + config.batch]
-        latents = [map_latents(codec, [one.maps]) if one.conditions is None else one.conditions for one in some]
-        locked = config.background_lock and moments is not None
-        lock = _lock(source, [one.maps for one in some]) if locked else None
-        for one, picture in zip(some, drawn(torch.cat(latents).to(device), lock), strict=True):
-            if rebuilt is not None and source.image is not None and one.flow is not None:
-                picture = carry_detail(
-                    picture, rebuilt, source.image, one.flow, source.maps, one.maps,
-                    keep_background=config.background_lock,
-                )  # fmt: skip
-            images.append(picture)
-        report(len(images))
+    """One batch."""
+    latents = [map_latents(codec, [one.maps]) if one.conditions is None else one.conditions for one in wanted]
+    locked = config.background_lock and "moments" in source.features
+    lock = _lock(source, [one.maps for one in wanted]) if locked else None
+    images = []
+    for one, picture in zip(wanted, _sampled(model, codec, source, torch.cat(latents), config, lock), strict=True):
+        if rebuilt is not None and source.image is not None and one.flow is not None:
+            picture = carry_detail(
+                picture, rebuilt, source.image, one.flow, source.maps, one.maps, keep_background=config.background_lock
+            )
+        images.append(picture)
     return images
+
+
+def _sampled(
+    model: InstaFace,
+    codec: LatentCodec,
+    source: Photographed,
+    conditions: torch.Tensor,
+    config: EditConfig,
+    lock: BackgroundLock | None,
+) -> list[Pixels]:
+    """Pictures (S, S, 3) of condition latents (B, 3C, h, w), as the networks draw them."""
+    device = source.features["face"].device
+    semantic, face = source.features["semantic"], source.features["face"]
+    tokens = model.tokens(semantic, face)
+    guided = config.reference_scale != 1
+    made = sample(
+        model, codec, conditions.to(device), tokens, keys=[source.key] * len(conditions), seed=config.seed,
+        steps=config.steps, solver=config.solver,  # type: ignore[arg-type]  # checked by EditConfig
+        guidance_tokens=model.guidance_tokens(semantic, face, tokens), lock=lock,
+        reference=map_latents(codec, [source.maps]).to(device) if guided else None,
+        reference_scale=config.reference_scale,
+    )  # fmt: skip
+    return [to_pixels(one) for one in made]
 
 
 def _lock(source: Photographed, edited: Sequence[ConditionMaps]) -> BackgroundLock:

@@ -4,6 +4,13 @@ from dataclasses import dataclass
 
 from models.diffusion.config import AdaptationConfig
 
+RATES = {"full": 1.0, "lora": 10.0, "tokens": 30.0}
+"""How much larger a learning rate each method wants than `full` (benchmarks/finetune.md)."""
+
+STRONG_SCALE = 0.35
+"""How much of the fine-tune edits use that turn or light the head, where the photograph's detail is carried (docs/log.md, "how
+much of a fine-tune")."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneConfig:
@@ -11,6 +18,8 @@ class FinetuneConfig:
     """`full`: denoiser and projection learn, as in the paper; `lora`: low-rank updates and tokens; `tokens`."""
     rank: int = 16
     """Rank of `lora`."""
+    feed_forward: bool = False
+    """Let `lora` update the feed-forward and projection layers of the transformers too, not their attention alone."""
     steps: int = 50
     """Optimiser steps (paper: 50)."""
     copies: int = 8
@@ -43,6 +52,7 @@ class FinetuneConfig:
         return AdaptationConfig(
             kind=self.method,  # type: ignore[arg-type]  # checked below
             rank=self.rank,
+            feed_forward=self.feed_forward,
             split_projection=self.split_projection,
         )
 
@@ -62,6 +72,9 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EditConfig:
+    adaptation_scale: float | None = None
+    """How much of the fine-tune edits use: base + scale · (tuned − base). 1 is the paper; less does not hold on to the old pose
+    and hair. None: 0.35 for edits that turn or light the head and carry detail, which brings the identity back; 1 for others."""
     steps: int = 20
     """Steps of the sampler (paper: 20)."""
     solver: str = "ddim"
@@ -82,6 +95,16 @@ class EditConfig:
             raise ValueError(f"steps={self.steps}, batch={self.batch}: at least 1 is needed")
         if self.solver not in ("ddim", "unipc", "dpm++"):
             raise ValueError(f"solver={self.solver!r}: choose ddim, unipc or dpm++")
+        if self.adaptation_scale is not None and not 0 <= self.adaptation_scale <= 1:
+            raise ValueError(
+                f"adaptation_scale={self.adaptation_scale}: choose one from 0, the base model, to 1, all of the fine-tune"
+            )
+
+    def scale(self, *, turned_or_lit: bool) -> float:
+        """How much of the fine-tune an edit uses that turns or lights the head and carries detail, or any other."""
+        if self.adaptation_scale is not None:
+            return self.adaptation_scale
+        return STRONG_SCALE if turned_or_lit else 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

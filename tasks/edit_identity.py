@@ -26,7 +26,7 @@ from tasks.preset import Preset
 from tasks.progress import StageProgress
 from tasks.ray_pool import run_remote
 
-VERSION = "2"
+VERSION = "5"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

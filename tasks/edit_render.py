@@ -31,7 +31,7 @@ from storage.records import Record, commit_record, committed
 from storage.stores import Store
 from tasks.aligner import Aligner
 from tasks.array_bytes import from_npy, from_safetensors
-from tasks.draw_edits import Photographed, Wanted, draw_edits
+from tasks.draw_edits import Networks, Photographed, Wanted, draw_edits
 from tasks.edit_config import EditConfig
 from tasks.edit_requests import NamedEdit
 from tasks.frozen import load_codec
@@ -80,18 +80,21 @@ def render_edits(
     driving = driver_parameters(preset, mapper, drivers)
     for number, job in enumerate(jobs):
         identity = committed(job.identity)
-        model = load_identity(identity, copy.deepcopy(base(str(identity.facts["lineage"]["base"]))))
+        original = base(str(identity.facts["lineage"]["base"]))
+
+        def networks(share: float, identity: Record = identity, original: InstaFace = original) -> InstaFace:
+            return load_identity(identity, copy.deepcopy(original), share).eval()
 
         def report(done: int, note: str, before: int = number * len(edits)) -> None:
             mailbox.put.remote({"step": before + done, "note": note})
 
-        render_identity(preset, job, model, codec, mapper, edits, driving, take, report)
+        render_identity(preset, job, networks, codec, mapper, edits, driving, take, report)
 
 
 def render_identity(
     preset: Preset,
     job: EditJob,
-    model: InstaFace,
+    networks: Networks,
     codec: LatentCodec,
     mapper: Mapper,
     edits: Sequence[NamedEdit],
@@ -113,14 +116,14 @@ def render_identity(
     maps = [mapper.estimator.maps(parameters, size) for parameters in wanted]
     photographed = mapper.estimator.maps(source, size)
     device = torch.device("cuda" if preset.edit.gpu else "cpu")
-    asked = [Wanted(maps=one) for one in maps]
+    asked = [Wanted(maps=one, film=edit.sweep) for one, edit in zip(maps, edits, strict=True)]
     if preset.edit.carry_detail:
         asked = [
             replace(one, flow=surface_flow(face, source, to, size)) for one, to in zip(asked, wanted, strict=True)
         ]
     images = draw_edits(
-        model.to(device).eval(), codec, photographed_of(identity, photographed, device), asked, preset.edit,
-        lambda done: report(done, edits[done - 1].name),
+        lambda share: networks(share).to(device), codec, photographed_of(identity, photographed, device), asked, preset.edit,
+        lambda done, place: report(done, edits[place].name),
     )  # fmt: skip
     marked = partial(provenance_of, identity, composite=shows_photograph(identity, preset.edit))
     files, listed = _files(marked, edits, images, maps, wanted)
@@ -177,13 +180,17 @@ def read_parameters(files: Mapping[str, bytes]) -> FaceParameters:
     return parameters.replaced(albedo=albedo) if albedo.shape[0] > 1 else parameters
 
 
-def load_identity(identity: Record, base: InstaFace) -> InstaFace:
-    """The base model, changed in place by what the identity changed."""
+def load_identity(identity: Record, base: InstaFace, scale: float = 1.0) -> InstaFace:
+    """The base model, changed in place by what the identity changed, or by a part of it."""
     config = identity.facts["lineage"]["config"]
     adaptation = AdaptationConfig(
-        kind=config["method"], rank=config["rank"], split_projection=config.get("split_projection", False)
-    )
-    load_adaptation(base, adaptation, from_safetensors(identity.read("weights.safetensors")))
+        kind=config["method"], rank=config["rank"], split_projection=config.get("split_projection", False),
+        feed_forward=config.get("feed_forward", False),
+    )  # fmt: skip
+    load_adaptation(
+        base, adaptation, from_safetensors(identity.read("weights.safetensors")), scale=scale,
+        semantic=_feature(identity, "semantic"), face=_feature(identity, "face"),
+    )  # fmt: skip
     return base
 
 

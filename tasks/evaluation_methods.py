@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.diffusion.adaptation import scaled
 from models.diffusion.editor import InstaFace
 from models.encoders.codec import LatentCodec, mode
 from models.face3d.maps import ConditionMaps
@@ -17,7 +18,8 @@ from models.images import BadImage, read_image
 from storage.canonical import sha256_of
 from storage.errors import NotFound
 from storage.stores import open_store
-from tasks.draw_edits import Photographed, Wanted, draw_edits
+from tasks.draw_edits import Networks, Photographed, Wanted, draw_edits
+from tasks.edit_config import EditConfig
 from tasks.evaluation_people import Batch, Subject
 from tasks.evaluation_protocols import Entry
 from tasks.featurizer import map_latents
@@ -134,7 +136,14 @@ class Maker:
         model, losses = self._model(method, subject, features)
         count = len(subject.entries)
         places = _shuffled(count) if method.shuffled else list(range(count))
-        images = self._denoised(method, model, features, subject, places)
+        config = replace(self.preset.edit, carry_detail=method.carried and self.preset.edit.carry_detail)
+        networks: InstaFace | Networks = model
+        if method.finetune:
+            networks = partial(
+                scaled, self.base(method.model), model, self.preset.finetune.adaptation,
+                semantic=features["semantic"], face=features["face"],
+            )  # fmt: skip
+        images = self._denoised(config, networks, features, subject, places)
         names = [entry.name for entry in subject.entries]
         return dict(zip(names, images, strict=True)), {"losses": losses} if method.finetune else {}
 
@@ -151,22 +160,20 @@ class Maker:
         return self._tuned[key]
 
     def _denoised(
-        self, method: Method, model: InstaFace, features: Batch, subject: Subject, places: Sequence[int]
+        self, config: EditConfig, networks: InstaFace | Networks, features: Batch, subject: Subject, places: Sequence[int]
     ) -> list[Pixels]:
         """Edits with the maps of the entries at `places`; guidance runs once an edit."""
-        config = self.preset.edit
-        carried = method.carried and config.carry_detail
         conditions = self._conditions(subject)
         source = Photographed(key=subject.key, maps=subject.maps, features=features, image=subject.image)
         wanted = [
             Wanted(
                 maps=subject.wanted[place],
-                flow=subject.flow(place) if carried else None,
+                flow=subject.flow(place) if config.carry_detail else None,
                 conditions=conditions[place : place + 1],
             )
             for place in places
         ]
-        return draw_edits(model, self.codec, source, wanted, replace(config, carry_detail=carried))
+        return draw_edits(networks, self.codec, source, wanted, config)
 
     def _conditions(self, subject: Subject) -> torch.Tensor:
         """Condition latents (N, 3C, h, w) of all entries: the same for every method, encoded once."""

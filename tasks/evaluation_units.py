@@ -43,7 +43,7 @@ from tasks.train_state import load_networks
 Pixels = NDArray[np.uint8]
 SHIPPED, UNTRAINED = "shipped", "untrained"
 # Raise it whenever the pictures of an unchanged method would change for a reason that no digest shows.
-VERSION = "1"
+VERSION = "4"
 # Weights are read once a process, not once a person.
 _estimator, _encoders = cache(estimator_digest), cache(encoders_digest)
 

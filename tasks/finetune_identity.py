@@ -12,7 +12,7 @@ from storage.claims import sole_worker
 from storage.identities import IdentityStore, check_identity_id
 from storage.records import Record, committed, only_record, read_record
 from storage.stores import Store, open_store
-from tasks.edit_config import FinetuneConfig
+from tasks.edit_config import RATES, FinetuneConfig
 from tasks.identity_training import FinetuneJob, train_identity
 from tasks.image_uri import read_image_uri
 from tasks.live import watch
@@ -143,5 +143,10 @@ def finetune_task(
 
 
 def changed(config: FinetuneConfig, changes: Mapping[str, object]) -> FinetuneConfig:
-    """A configuration with the fields of `changes` that are not None."""
-    return replace(config, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+    """A configuration with the fields of `changes` that are not None. Another method without a learning rate gets the rate
+    of the configuration's method, times what RATES says."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    method = str(given.get("method", config.method))
+    if method in RATES and "learning_rate" not in given:
+        given["learning_rate"] = config.learning_rate * RATES[method] / RATES[config.method]
+    return replace(config, **given)  # type: ignore[arg-type]

@@ -95,6 +95,7 @@ def train_identity(job: FinetuneJob, photograph: bytes, mailbox: Any) -> None:
     prior = Prior(config, features_of_base(config, base, job.root)) if config.prior_weight else None
 
     def report(step: int, loss: float) -> None:
+        clock.step = step
         mailbox.put.remote({"step": step, "note": f"loss {loss:.3f}"})
 
     losses, validation = train_steps(config, job.image_sha256[:16], model, batch, prior=prior, report=report)
@@ -306,10 +307,12 @@ class _Phases:
     def __init__(self, mailbox: Any) -> None:
         self.mailbox = mailbox
         self.began: list[tuple[str, float]] = []
+        self.step = 0
+        """Of the training; phases after it leave the bar where it is."""
 
     def begin(self, name: str) -> None:
         self.began.append((name, time.perf_counter()))
-        self.mailbox.put.remote({"step": 0, "note": name})
+        self.mailbox.put.remote({"step": self.step, "note": name})
         say("finetune", name)
 
     def seconds(self) -> dict[str, float]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.diffusion.adaptation import scaled
 from models.diffusion.editor import InstaFace
 from models.encoders.codec import LatentCodec, mode
 from models.face3d.editing import FaceEdit, apply_edit
@@ -22,7 +23,7 @@ from models.portraits.people import person_of
 from models.portraits.portrait import Portrait, render_portrait
 from models.portraits.scenes import edited, scene_of
 from tasks.array_bytes import from_npy
-from tasks.draw_edits import Photographed, Wanted, draw_edits
+from tasks.draw_edits import Networks, Photographed, Wanted, draw_edits
 from tasks.edit_config import EditConfig, FinetuneConfig
 from tasks.featurizer import Featurizer
 from tasks.identity_training import train_steps
@@ -123,7 +124,7 @@ def meet(number: int, frozen: Frozen, config: TrialConfig) -> Subject:
 
 
 def made_pictures(
-    model: InstaFace,
+    model: InstaFace | Networks,
     codec: LatentCodec,
     subject: Subject,
     config: TrialConfig,
@@ -136,7 +137,8 @@ def made_pictures(
 
     `features` (face, semantic) and `wanted` take the place of the subject's own, for ablations.
     """
-    model.eval()
+    if isinstance(model, InstaFace):
+        model.eval()
     source = Photographed(
         key=subject.key, maps=subject.maps, features={**subject.features, **(features or {})}, image=subject.source.image
     )
@@ -154,6 +156,12 @@ def tuned(model: InstaFace, subject: Subject, config: TrialConfig) -> tuple[Inst
     own = copy.deepcopy(model).train()
     losses, _ = train_steps(config.finetune, subject.key, own, subject.features)
     return own.eval(), losses
+
+
+def partly_tuned(model: InstaFace, own: InstaFace, subject: Subject, config: TrialConfig) -> Networks:
+    """What edits use: the base with a share of what the fine-tuned one learned."""
+    features = {name: subject.features[name] for name in ("semantic", "face")}
+    return lambda share: scaled(model, own, config.finetune.adaptation, share, **features)
 
 
 def baselines(subject: Subject, codec: LatentCodec) -> dict[str, dict[str, Pixels]]:

@@ -2,9 +2,9 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
-from models.diffusion.config import OptimiserName, Schedule
+from models.diffusion.config import Conditioning, IdentityKind, OptimiserName, Schedule
 
 _CHOICES = {
     "model": ("tiny", "debug", "open", "paper"),
@@ -14,6 +14,8 @@ _CHOICES = {
     "optimiser": ("adamw", "adamw8bit"),
     "schedule": ("constant", "cosine"),
     "attention": ("auto", "math"),
+    "conditioning": (None, *get_args(Conditioning)),
+    "identity": (None, *get_args(IdentityKind)),
 }
 _RUNTIME = {"runtime": True}
 """Marks fields that say where and how fast a run computes, not what: they may change when a run is resumed."""
@@ -61,6 +63,11 @@ class TrainConfig:
     ema_every: int = 1
     """Steps between updates of the average."""
 
+    conditioning: Conditioning | None = None
+    """How the maps enter: `guidance` (paper) or `concatenation` (a baseline); None: as the networks' configuration says."""
+    identity: IdentityKind | None = None
+    """What identity tokens are made of: `both` (paper), `semantic_only`, `face_only` (its ablations); None: as the networks'
+    configuration says."""
     min_snr_gamma: float | None = None
     """γ of min-SNR weighting; 0 turns it off; None: as the networks' configuration says."""
     noise_offset: float | None = None
@@ -118,7 +125,8 @@ class TrainConfig:
                 raise ValueError(f"{name}={value}: at least 1, or None")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}: choose {', '.join(allowed[:-1])} or {allowed[-1]}")
+                names = [str(one) for one in allowed]
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose {', '.join(names[:-1])} or {names[-1]}")
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate={self.learning_rate}: choose one between 0 and 1, for example 1e-5")
         if not self.clip > 0:

@@ -33,11 +33,15 @@ def networks_for(config: TrainConfig, features: Generation) -> InstaFaceConfig:
             f"the features of {features.uri} have (latent channels, latent size, semantic width, face width) = {found} and "
             f"model={config.model!r} needs {wanted}: preprocess with the same preset"
         )
-    return with_losses(config, networks)
+    return with_choices(config, networks)
 
 
-def with_losses(config: TrainConfig, networks: InstaFaceConfig) -> InstaFaceConfig:
-    """The networks with the choices of the training that belong to the noise process and the loss."""
+def with_choices(config: TrainConfig, networks: InstaFaceConfig) -> InstaFaceConfig:
+    """The networks of a model name with what the training chooses otherwise."""
+    if config.conditioning is not None:
+        networks = replace(networks, conditioning=config.conditioning)
+    if config.identity is not None:
+        networks = replace(networks, identity=config.identity)
     if config.min_snr_gamma is not None:
         networks = replace(networks, min_snr_gamma=config.min_snr_gamma or None)
     if config.noise_offset is not None:

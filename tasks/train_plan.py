@@ -7,7 +7,7 @@ from models.diffusion.config import InstaFaceConfig
 from models.diffusion.presets import debug_config, open_config, paper_config, tiny_config
 from tasks.train_config import TrainConfig
 from tasks.train_estimate import cost_of, ladder, memory
-from tasks.train_networks import with_losses
+from tasks.train_networks import with_choices
 
 H100_FLOPS = 0.4 * 989e12
 """16-bit products a second at 40 % of what the maker promises."""
@@ -60,4 +60,4 @@ def plan_of(config: TrainConfig) -> TrainPlan:
 def preset_networks(config: TrainConfig) -> InstaFaceConfig:
     """The networks that a model name stands for."""
     makers = {"tiny": tiny_config, "debug": debug_config, "open": open_config, "paper": paper_config}
-    return with_losses(config, makers[config.model]())
+    return with_choices(config, makers[config.model]())

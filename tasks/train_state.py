@@ -54,11 +54,11 @@ class Training:
             _channels_last(model)
         self.model = model.to(place.device).train()
         if config.gradient_checkpointing:
-            self.model.denoiser.enable_gradient_checkpointing()
-            self.model.guidance.unet.enable_gradient_checkpointing()
+            for unet in self.model.unets:
+                unet.enable_gradient_checkpointing()
         if config.compile:
-            self.model.denoiser.compile()
-            self.model.guidance.unet.compile()
+            for unet in self.model.unets:
+                unet.compile()
         self.wrapped = self._wrap()
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = make_optimiser(

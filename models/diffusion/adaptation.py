@@ -6,8 +6,12 @@
 
 One photograph only ever makes N×W numbers out of the projection, so training the tokens reaches as far as
 training the projection and keeps kilobytes instead of megabytes.
+
+Part of an adaptation can be used: base + scale · (adapted − base) keeps what the base can do that one photograph does not
+show (WiSE-FT, arXiv:2109.01903).
 """
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -17,7 +21,10 @@ from models.diffusion.config import AdaptationConfig
 from models.diffusion.editor import InstaFace
 from models.rng import seed_of
 
-__all__ = ["AdaptationConfig", "adapt", "adaptation_state", "load_adaptation", "remove_adaptation", "train_stage_one"]
+__all__ = [
+    "AdaptationConfig", "adapt", "adaptation_state", "load_adaptation", "remove_adaptation", "scaled",
+    "train_stage_one",
+]  # fmt: skip
 
 _ADAPTER = "identity"
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -78,28 +85,67 @@ def adaptation_state(
     return {key: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous() for key, tensor in state.items()}
 
 
-def load_adaptation(model: InstaFace, config: AdaptationConfig, state: Mapping[str, Tensor]) -> None:
-    """Put what `adaptation_state` gave onto a base model, in place. ValueError when tensors are missing or unknown."""
+@torch.no_grad()
+def load_adaptation(
+    model: InstaFace,
+    config: AdaptationConfig,
+    state: Mapping[str, Tensor],
+    *,
+    scale: float = 1.0,
+    semantic: Tensor | None = None,
+    face: Tensor | None = None,
+) -> None:
+    """Put `scale` of what `adaptation_state` gave onto a base model, in place.
+
+    Part of tuned tokens lies between them and the base's own: give the photograph's `semantic` (1, L, D) and `face` (1, F).
+
+    Raises:
+        ValueError: tensors are missing or unknown, or the scale is not in [0, 1].
+    """
+    if not 0 <= scale <= 1:
+        raise ValueError(f"scale={scale}: choose one from 0, the base model, to 1, all of the adaptation")
     if config.split_projection:
         model.split_projection()
     if config.kind == "full":
         for part in ("denoiser", "identity"):
-            model.get_submodule(part).load_state_dict(_under(state, f"{part}."), strict=True)
+            module, tuned = model.get_submodule(part), _under(state, f"{part}.")
+            if scale < 1:
+                known = module.state_dict()
+                tuned = {key: _between(known[key], one, scale) if key in known else one for key, one in tuned.items()}
+            module.load_state_dict(tuned, strict=True)
         return
     if "tokens" not in state:
         raise ValueError(f"a {config.kind!r} adaptation has `tokens`; this one has {sorted(state)[:3]}")
-    model.own_tokens = nn.Parameter(state["tokens"].to(model.device, model.dtype).clone())
+    tokens = state["tokens"]
+    if scale < 1:
+        if semantic is None or face is None:
+            raise ValueError(f"scale={scale} of a {config.kind!r} adaptation: give the photograph's semantic and face")
+        tokens = _between(model.tokens(semantic[:1], face[:1]), tokens, scale)
+    model.own_tokens = nn.Parameter(tokens.to(model.device, model.dtype).clone())
     if config.kind == "lora":
         from peft.utils import set_peft_model_state_dict
 
         _add_low_rank(model, config, seed=0)
-        problems = set_peft_model_state_dict(model.denoiser, _under(state, "lora."), adapter_name=_ADAPTER)
+        # W + B·A: a scaled B is a scaled update
+        low_rank = {key: one * scale if "lora_B" in key else one for key, one in _under(state, "lora.").items()}
+        problems = set_peft_model_state_dict(model.denoiser, low_rank, adapter_name=_ADAPTER)
         missing = [key for key in problems.missing_keys if "lora_" in key]
         if missing or problems.unexpected_keys:
             raise ValueError(
                 f"the low-rank tensors are not of this model and rank: {len(missing)} missing, "
                 f"{len(problems.unexpected_keys)} unknown"
             )
+
+
+def scaled(
+    base: InstaFace, adapted: InstaFace, config: AdaptationConfig, scale: float, *, semantic: Tensor, face: Tensor
+) -> InstaFace:
+    """A copy of `base` with `scale` of what `adapted` learned from the photograph of these features; `adapted` itself for 1."""
+    if scale == 1:
+        return adapted
+    model = copy.deepcopy(base)
+    load_adaptation(model, config, adaptation_state(adapted, config), scale=scale, semantic=semantic, face=face)
+    return model.eval()
 
 
 def remove_adaptation(model: InstaFace) -> None:
@@ -119,6 +165,10 @@ def _add_low_rank(model: InstaFace, config: AdaptationConfig, seed: int) -> None
             LoraConfig(r=config.rank, lora_alpha=config.rank, init_lora_weights=True, target_modules=targets),
             _ADAPTER,
         )
+
+
+def _between(base: Tensor, adapted: Tensor, scale: float) -> Tensor:
+    return torch.lerp(base.float(), adapted.to(base.device).float(), scale).to(base.dtype)
 
 
 def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_type_hints
 Injection = Literal["before_norm", "after_norm", "transformer_input"]
 GuidedBlocks = Literal["all", "middle_and_up"]
 GuidanceTimestep = Literal["zero", "shared"]
+Conditioning = Literal["guidance", "concatenation"]
 ConditionInit = Literal["mean", "last", "root"]
 IdentityKind = Literal["both", "semantic_only", "face_only"]
 Prediction = Literal["epsilon", "velocity"]
@@ -67,6 +68,9 @@ class InstaFaceConfig:
     attention has to learn that a place is the same place first. 0 is the paper."""
 
     # 3D Fusion Controller.
+    conditioning: Conditioning = "guidance"
+    """`guidance`: a Guidance Network reads the maps (the paper). `concatenation`: they are channels of the denoiser's input
+    and there is no such network (DiffusionRig), a baseline."""
     maps: tuple[str, ...] = MAPS
     """Channel order of the condition latents."""
     condition_init: ConditionInit = "mean"
@@ -129,6 +133,11 @@ class InstaFaceConfig:
     def condition_channels(self) -> int:
         """Channels of the condition latents: one set of latent channels a map."""
         return len(self.maps) * self.latent_channels
+
+    @property
+    def denoiser_channels(self) -> int:
+        """Channels the denoiser reads: the noisy latents, and under `concatenation` the condition latents."""
+        return self.latent_channels + (self.condition_channels if self.conditioning == "concatenation" else 0)
 
     def unet_kwargs(self, in_channels: int) -> dict[str, Any]:
         """Keyword arguments of diffusers' UNet2DConditionModel."""

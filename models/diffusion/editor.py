@@ -10,6 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from models.diffusion.concatenation import ConditionConcatenation, beside, reading_maps
 from models.diffusion.config import InstaFaceConfig
 from models.diffusion.guidance import (
     Features,
@@ -52,18 +53,26 @@ class InstaFace(nn.Module):
     denoise many times.
     """
 
-    def __init__(self, denoiser: UNet2DConditionModel, guidance: UNet2DConditionModel, config: InstaFaceConfig) -> None:
-        """Use `from_config` for seeded weights, `from_denoiser` for a pretrained denoiser, `from_pretrained` to load."""
+    def __init__(
+        self, denoiser: UNet2DConditionModel, guidance: UNet2DConditionModel | None, config: InstaFaceConfig
+    ) -> None:
+        """Use `from_config` for seeded weights, `from_denoiser` for a pretrained denoiser, `from_pretrained` to load.
+
+        `guidance` is None under `conditioning="concatenation"`, and only there.
+        """
+        if (guidance is None) != (config.conditioning == "concatenation"):
+            raise ValueError(f"conditioning is {config.conditioning!r}: a Guidance Network belongs to 'guidance' alone")
         super().__init__()
         self.config = config
         self.denoiser = denoiser
-        self.guidance = GuidanceNetwork(guidance, config)
+        self.guidance = ConditionConcatenation(config) if guidance is None else GuidanceNetwork(guidance, config)
         self.identity = IdentityPreserver(config)
         self.guidance_identity: IdentityPreserver | None = None
         """A frozen copy of `identity` for the Guidance Network, when adaptation splits the projection."""
         self.own_tokens: nn.Parameter | None = None
         """Identity tokens (1, N, W) trained themselves, instead of the projection."""
-        accept_features(denoiser, config.injection, config.guided_blocks)
+        if guidance is not None:
+            accept_features(denoiser, config.injection, config.guided_blocks)
         self.alphas: Tensor
         self.register_buffer("alphas", alphas_of(config), persistent=False)
         self.gains: Tensor
@@ -76,14 +85,16 @@ class InstaFace(nn.Module):
         """Seeded weights: equal seeds give equal bits. The Guidance Network starts as the denoiser."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "denoiser"))
-            denoiser = UNet2DConditionModel(**config.unet_kwargs(config.latent_channels))
+            denoiser = UNet2DConditionModel(**config.unet_kwargs(config.denoiser_channels))
         nn.Module.to(denoiser, dtype)  # diffusers' own `to` warns of modules kept in float32; there are none
         return cls.from_denoiser(denoiser, config, seed=seed)
 
     @classmethod
     def from_denoiser(cls, denoiser: UNet2DConditionModel, config: InstaFaceConfig, *, seed: int = 0) -> "InstaFace":
         """Start from a (pretrained) denoiser: its weights also start the Guidance Network (rule D4)."""
-        guidance = mirror_denoiser(denoiser, config)
+        concatenated = config.conditioning == "concatenation"
+        denoiser = reading_maps(denoiser, config) if concatenated else denoiser
+        guidance = None if concatenated else mirror_denoiser(denoiser, config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "identity"))
             model = cls(denoiser, guidance, config)
@@ -160,8 +171,11 @@ class InstaFace(nn.Module):
         return skip * z_t.float() + write * self._unet(read * z_t, timesteps, tokens, features).float()
 
     def _unet(self, z: Tensor, timesteps: Tensor, tokens: Tensor, features: Mapping[str, Tensor] | None) -> Tensor:
+        z = z.to(self.dtype)
+        if self.config.conditioning == "concatenation":
+            z, features = beside(z, features, self.config.condition_channels), None
         output: Tensor = self.denoiser(
-            z.to(self.dtype), timesteps, tokens, cross_attention_kwargs=adding(features), return_dict=False
+            z, timesteps, tokens, cross_attention_kwargs=adding(features), return_dict=False
         )[0]
         return output
 
@@ -227,6 +241,11 @@ class InstaFace(nn.Module):
     def split_projection(self) -> None:
         """Let the Guidance Network keep today's projection, frozen: its features no longer change in a fine-tune."""
         self.guidance_identity = copy.deepcopy(self.identity).requires_grad_(False)
+
+    @property
+    def unets(self) -> list[UNet2DConditionModel]:
+        """The denoiser, and the Guidance Network's where there is one."""
+        return [self.denoiser, *([self.guidance.unet] if isinstance(self.guidance, GuidanceNetwork) else [])]
 
     @property
     def dtype(self) -> torch.dtype:

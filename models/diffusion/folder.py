@@ -3,7 +3,7 @@
 model_index.json   what each folder is
 instaface.json     the whole InstaFaceConfig, and digests of the encoders it was trained with
 unet/              the denoiser, a plain diffusers UNet: `UNet2DConditionModel.from_pretrained(folder / "unet")` reads it
-guidance_unet/     the Guidance Network's UNet, likewise
+guidance_unet/     the Guidance Network's UNet, likewise; not where maps are concatenated
 image_proj/        the Identity Preserver (and gates or the tokens' layout, where the configuration has them)
 scheduler/         a DDIM scheduler of the same noise process
 vae/               the codec, where it is a diffusers autoencoder and was given
@@ -24,6 +24,7 @@ from torch import nn
 
 from models.diffusion.config import InstaFaceConfig
 from models.diffusion.editor import InstaFace
+from models.diffusion.guidance import GuidanceNetwork
 from models.encoders.codec import KLCodec, LatentCodec, TinyAutoencoderCodec
 
 _PROJECTION = "image_proj/diffusion_pytorch_model.safetensors"
@@ -55,8 +56,9 @@ def save_model(
     """Write a model. `encoders` records name → digest of the encoders whose features it was trained on."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    model.denoiser.save_pretrained(folder / "unet")
-    model.guidance.unet.save_pretrained(folder / "guidance_unet")
+    _save_unet(model.denoiser, folder / "unet")
+    if isinstance(model.guidance, GuidanceNetwork):
+        _save_unet(model.guidance.unet, folder / "guidance_unet")
     scheduler_of(model.config).save_pretrained(folder / "scheduler")
     (folder / "image_proj").mkdir(exist_ok=True)
     projection = {
@@ -69,10 +71,11 @@ def save_model(
         "_class_name": "InstaFace",
         "_diffusers_version": diffusers.__version__,
         "unet": ["diffusers", "UNet2DConditionModel"],
-        "guidance_unet": ["diffusers", "UNet2DConditionModel"],
         "image_proj": ["models.diffusion.identity", "IdentityPreserver"],
         "scheduler": ["diffusers", "DDIMScheduler"],
     }
+    if isinstance(model.guidance, GuidanceNetwork):
+        index["guidance_unet"] = ["diffusers", "UNet2DConditionModel"]
     if isinstance(codec, KLCodec | TinyAutoencoderCodec):
         codec.vae.save_pretrained(folder / "vae")
         index["vae"] = ["diffusers", type(codec.vae).__name__]
@@ -102,8 +105,10 @@ def load_model(
     if not is_saved_model(folder):
         raise ValueError(f"{folder} has no instaface.json: it is not a saved InstaFace model")
     config = config or InstaFaceConfig.from_json(json.loads((folder / "instaface.json").read_text())["config"])
-    denoiser = load_unet(folder / "unet", config, config.latent_channels, dtype)
-    guidance = load_unet(folder / "guidance_unet", config, config.condition_channels, dtype)
+    denoiser = load_unet(folder / "unet", config, config.denoiser_channels, dtype)
+    guidance = None
+    if config.conditioning == "guidance":
+        guidance = load_unet(folder / "guidance_unet", config, config.condition_channels, dtype)
     model = InstaFace(denoiser, guidance, config)
     tensors = load_file(folder / _PROJECTION)
     for prefix, part in _projections(model).items():
@@ -139,6 +144,14 @@ def check_shape(unet: UNet2DConditionModel, config: InstaFaceConfig, in_channels
         found = tuple(found) if isinstance(found, list) else found
         if field != "sample_size" and found != wanted:
             raise ValueError(f"the UNet's {field} is {found}, the configuration wants {wanted}")
+
+
+def _save_unet(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Without the place it was once read from, which diffusers notes: equal models are equal files."""
+    unet.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("_name_or_path", None)
+    _write_json(folder / "config.json", config)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -81,6 +81,15 @@ class TokenLayout(nn.Module):
         return nn.functional.pixel_shuffle(cells, self.cells)
 
 
+def token_layout(config: InstaFaceConfig) -> TokenLayout | None:
+    """The layout of a configuration with an `identity_grid`. A face alone has no place."""
+    if not config.identity_grid or config.identity == "face_only":
+        return None
+    return TokenLayout(
+        grid=config.identity_grid, side=config.latent_size, width=config.token_width, channels=config.condition_channels
+    )
+
+
 class GuidanceNetwork(nn.Module):
     """Condition latents (B, 3C, h, w), identity tokens (B, N, W) → features by block name.
 
@@ -96,12 +105,7 @@ class GuidanceNetwork(nn.Module):
         self.unet = unet
         modules = guided_modules(unet, config.injection, config.guided_blocks)
         self.names = list(modules)
-        self.layout: TokenLayout | None = None
-        if config.identity_grid and config.identity != "face_only":  # a face has no place
-            self.layout = TokenLayout(
-                grid=config.identity_grid, side=config.latent_size, width=config.token_width,
-                channels=config.condition_channels,
-            )  # fmt: skip
+        self.layout = token_layout(config)
         for name, module in modules.items():
             module.register_forward_pre_hook(
                 functools.partial(_collect_feature, name=name, after_norm=config.injection == "after_norm"),

@@ -4,7 +4,9 @@ A generator that draws the photograph from its own maps should draw the photogra
 hair, the pattern of a shirt, is known exactly, as a ratio image: photograph over rebuilt picture (ratio images carry detail
 under another light in Liu, Shan and Zhang 2001, "Expressive Expression Mapping with Ratio Images"). Maps before and after
 say where each point of the surface went, so an edit drawn from the same noise can be given the same ratio at the same point.
-Where the photograph did not show a point, the edit stays what the generator made of it.
+Where the photograph did not show a point, the edit stays what the generator made of it. Where the edit moves and lights
+nothing, forehead and hair under a smile, the photograph stays. Spectacles do not follow the skin that moves below them: above
+the nose each pixel follows the skin or the skull, whichever explains better what the generator drew.
 """
 
 import cv2
@@ -25,9 +27,18 @@ other light the photograph knows less."""
 SEAM = 3 / 256
 """Share of the side over which regions fade into each other."""
 MARGIN = 15 / 256
-"""Share of the side by which hair may stand out from the head; beyond, the picture is background and has not moved."""
+"""Share of the side by which hair may stand out from what an edit touches; beyond, nothing has changed."""
+MOVED, LIT = 0.5 / 256, 0.012
+"""An edit touches a point that it moves by more than this share of the side, or whose render it changes by more than this."""
+TURNED, LIT_ANEW = 3 / 256, 0.025
+"""An edit turns a head whose skull it moves by more than this share of the side, and lights one whose shading it changes by more
+than this, both on average: 25 degrees move it by 10 / 256, smiles and open mouths change the shading by 0.02 at most."""
 REACH = 24 / 256
 """Share of the side. Beside the head, hair follows the nearest surface; the more that moved, the less it is believed."""
+LOCAL, WINDOW = 8 / 256, 4 / 256
+"""Share of the side: skin and skull are compared by what is finer than the first, over windows as wide as the second."""
+EVIDENCE = (0.6, 0.8)
+"""Share of the skin's error in that of both, from which on the skull is followed a little, and wholly."""
 DARK = 16.0
 """Of 255, added above and below the ratio: black says nothing about black."""
 
@@ -50,7 +61,8 @@ def carry_detail(
         photograph: uint8 (S, S, 3).
         flow: from the edit's pixels to the photograph's.
         before, after: condition maps of the photograph and of the edit.
-        keep_background: take what neither the old nor the new head covers, with some margin, from the photograph.
+        keep_background: take what the edit does not touch, with some margin, from the photograph: all that neither the old
+            nor the new head covers, and the parts of the head that stay as they were.
 
     Raises:
         ValueError: shapes that differ.
@@ -60,21 +72,42 @@ def carry_detail(
         raise ValueError(f"pictures, flow and maps are of {len(shapes)} sizes ({sorted(shapes)}): one is needed")
     side = edited.shape[0]
     known, drawn, wanted = (one.astype(np.float32) for one in (photograph, rebuilt, edited))
-    background = _background(before.mask | after.mask, side)
+    background = _beyond(before.mask | after.mask, side)
     fine = side * float(np.interp(_shading_change(flow, before, after), SHADING, WIDTHS))
     displacement = _extended(flow.displacement, flow.head) * (1 - background)[..., None]
+    if flow.worn.any():
+        displacement = _with_worn(displacement, flow, wanted, drawn, background)
     ratio = np.log((known + DARK) / (_blurred(drawn, fine) + DARK))
     detailed = (_blurred(wanted, fine) + DARK) * np.exp(_moved(ratio, displacement)) - DARK
     result = wanted + _trust(flow, displacement, side)[..., None] * (detailed - wanted)
     if keep_background:
-        result += background[..., None] * (known - result)
+        result += _beyond(_touched(flow, before, after), side)[..., None] * (known - result)
     return np.asarray(np.clip(result + 0.5, 0, 255), np.uint8)
+
+
+def turned_or_lit(flow: SurfaceFlow, before: ConditionMaps, after: ConditionMaps) -> bool:
+    """Whether an edit turns the head or lights it anew, rather than changing its expression alone."""
+    turned = np.linalg.norm(flow.stiff, axis=2)[flow.head].mean() if flow.head.any() else 0.0
+    return bool(turned > TURNED * len(flow.head) or _shading_change(flow, before, after) > LIT_ANEW)
 
 
 def _shading_change(flow: SurfaceFlow, before: ConditionMaps, after: ConditionMaps) -> float:
     """Mean difference of the renders at the same points of the surface, of 1; 0 where the photograph shows none."""
     change = np.abs(after.render - _moved(before.render, flow.displacement)).max(axis=2)
     return float((change * flow.seen).sum() / max(float(flow.seen.sum()), 1.0))
+
+
+def _with_worn(displacement: Floats, flow: SurfaceFlow, wanted: Floats, drawn: Floats, background: Floats) -> Floats:
+    """The displacement (S, S, 2), that of the skull where it explains the drawn edit better, above the nose."""
+    side = len(displacement)
+    beside = _extended(np.dstack([flow.stiff, flow.worn]), flow.head)
+    stiff, worn = beside[..., :2] * (1 - background)[..., None], beside[..., 2]
+    edit, rebuilt = (np.log(one + DARK) - _blurred(np.log(one + DARK), LOCAL * side) for one in (wanted, drawn))
+    skin, skull = (
+        _blurred(np.square(edit - _moved(rebuilt, way)).sum(axis=2), WINDOW * side) for way in (displacement, stiff)
+    )
+    share = np.interp(skin / (skin + skull + 1e-4), EVIDENCE, (0.0, 1.0)).astype(np.float32)
+    return displacement + _blurred(share * worn, SEAM / 2 * side)[..., None] * (stiff - displacement)
 
 
 def _trust(flow: SurfaceFlow, displacement: Floats, side: int) -> Floats:
@@ -85,11 +118,19 @@ def _trust(flow: SurfaceFlow, displacement: Floats, side: int) -> Floats:
     return _blurred(np.where(flow.head, on_head, beside), SEAM / 2 * side)
 
 
-def _background(heads: NDArray[np.bool_], side: int) -> Floats:
-    """(S, S) in [0, 1]: 1 far from every head."""
+def _touched(flow: SurfaceFlow, before: ConditionMaps, after: ConditionMaps) -> NDArray[np.bool_]:
+    """(S, S): where the edit changes what the maps show."""
+    moved = np.linalg.norm(flow.displacement, axis=2) > MOVED * len(flow.head)
+    lit = np.abs(after.render - before.render).max(axis=2) > LIT
+    touched: NDArray[np.bool_] = moved | lit | (before.mask != after.mask)
+    return touched
+
+
+def _beyond(region: NDArray[np.bool_], side: int) -> Floats:
+    """(S, S) in [0, 1]: 1 farther from a region than hair reaches."""
     reach = round(MARGIN * side)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-    grown = cv2.dilate(heads.astype(np.uint8), disc)
+    grown = cv2.dilate(region.astype(np.uint8), disc)
     soft: Floats = grown.astype(np.float32)
     return 1 - _blurred(soft, SEAM * side)
 

@@ -13,6 +13,7 @@ from models.diffusion.adaptation import (
     adaptation_state,
     load_adaptation,
     remove_adaptation,
+    scaled,
     train_stage_one,
 )
 from models.diffusion.editor import draws_for
@@ -83,6 +84,35 @@ def test_adaptation_starts_where_the_base_is_and_comes_back_from_its_state(confi
             torch.testing.assert_close(base(batch, draws), before, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_part_of_an_adaptation_lies_between_the_base_and_all_of_it(config: AdaptationConfig) -> None:
+    base = small_model()
+    model, batch, draws = _adapted(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+        before, after = base(batch, draws), model(batch, draws)
+    features = {name: batch[name] for name in ("semantic", "face")}
+    known = {name: one.clone() for name, one in base.state_dict().items()}
+    assert scaled(base, model, config, 1.0, **features) is model
+    outputs = {}
+    for scale in (0.0, 0.5, 1 - 1e-6):
+        part = scaled(base, model, config, scale, **features)
+        with torch.no_grad():
+            outputs[scale] = part(batch, draws)
+        if scale == 0.5 and config.kind == "full":
+            own = dict(model.named_parameters())
+            for name, parameter in part.named_parameters():
+                if name.startswith(("denoiser.", "identity.")):
+                    torch.testing.assert_close(parameter, (known[name] + own[name]) / 2)
+    torch.testing.assert_close(outputs[0.0], before, rtol=1e-6, atol=0)
+    torch.testing.assert_close(outputs[1 - 1e-6], after, rtol=1e-4, atol=0)
+    assert not torch.allclose(outputs[0.5], before)
+    assert not torch.allclose(outputs[0.5], after)
+    assert all(torch.equal(one, known[name]) for name, one in base.state_dict().items()), "the base itself stays"
+
+
 def test_split_projection_keeps_the_features_of_stage_one() -> None:
     model, batch, draws = _adapted(AdaptationConfig(split_projection=True))
     semantic, face = batch["semantic"], batch["face"]
@@ -127,6 +157,10 @@ def test_wrong_states_and_settings_are_refused() -> None:
     config = AdaptationConfig(kind="lora", rank=4)
     adapted, _, _ = _adapted(config)
     state = adaptation_state(adapted, config)
+    with pytest.raises(ValueError, match=r"scale=1.5: choose one from 0"):
+        load_adaptation(model, config, state, scale=1.5)
+    with pytest.raises(ValueError, match="give the photograph's semantic and face"):
+        load_adaptation(model, config, state, scale=0.5)
     state.pop(next(key for key in state if key.startswith("lora.")))
     with pytest.raises(ValueError, match="not of this model and rank"):
         load_adaptation(model, config, state)

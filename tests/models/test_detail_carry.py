@@ -1,11 +1,13 @@
 """Flow along the surface leads to the same point of the skin; what a generator got wrong comes back in its edits."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.face3d.detail_carry import carry_detail
+from models.face3d.detail_carry import carry_detail, turned_or_lit
 from models.face3d.editing import FaceEdit, apply_edit
 from models.face3d.maps import ConditionMaps
 from models.face3d.open_head import load_open_head
@@ -46,6 +48,17 @@ def test_the_same_point_of_the_skin_has_the_same_albedo(edit: FaceEdit) -> None:
     assert np.quantile(there[seen], 0.95) < 0.05
     if edit is TURN:
         assert np.quantile(nowhere[seen], 0.95) > 0.15, "without the flow it is another point"
+
+
+def test_turns_and_light_are_told_from_expressions() -> None:
+    asked = [TURN, SMILE, LIGHT, FaceEdit(jaw=1.0), FaceEdit(yaw=3.0), FaceEdit(roll=10.0)]
+    found = []
+    for edit in asked:
+        before, after, flow = seen_by(edit)
+        found.append(turned_or_lit(flow, maps_of(before), maps_of(after)))
+    assert found == [True, False, True, False, False, True]
+    outside = replace(flow, head=np.zeros_like(flow.head), seen=np.zeros_like(flow.seen))
+    assert not turned_or_lit(outside, maps_of(before), maps_of(before)), "no head in the picture"
 
 
 def test_nothing_moves_where_nothing_is_asked() -> None:
@@ -105,6 +118,47 @@ def test_a_perfect_rebuild_changes_nothing_on_the_head_and_the_background_stays(
     assert np.array_equal(carried[far], before.image[far])
     unkept = carry_detail(soft, soft, soft, flow, maps_of(before), maps_of(after), keep_background=False)
     assert np.abs(unkept.astype(int) - soft).max() <= 12
+
+
+def test_what_an_edit_does_not_touch_stays_the_photograph() -> None:
+    """A smile leaves forehead and hair alone, light and a turn leave nothing of the head alone."""
+    for edit, least, most in ((SMILE, 0.3, 0.9), (LIGHT, 0.0, 0.1), (TURN, 0.0, 0.1)):
+        before, after, flow = seen_by(edit)
+        soft = cv2.GaussianBlur(after.image, (0, 0), 6)
+        carried = carry_detail(soft, before.image, before.image, flow, maps_of(before), maps_of(after))
+        kept = (carried == before.image).all(axis=2)[maps_of(before).mask].mean()
+        assert least <= kept <= most, (edit, kept)
+        if edit is SMILE:
+            mouth = np.linalg.norm(flow.displacement, axis=2) > 1
+            assert mouth.sum() > 50
+            assert (carried == before.image).all(axis=2)[mouth].mean() < 0.02, "the edit itself is drawn"
+
+
+def test_spectacles_follow_the_skull_and_the_mouth_follows_the_skin() -> None:
+    """A dark frame is painted where the cheeks rise under a smile; a perfect generator leaves it where it was."""
+    before, after, flow = seen_by(SMILE)
+    moved = np.linalg.norm(flow.displacement - flow.stiff, axis=2)
+    assert np.abs(flow.stiff).max() < 1e-3, "the skull does not move"
+    cheek = (flow.worn > 0.9) & (moved > 0.8) & after.face
+    assert cheek.sum() > 30
+    rows, columns = np.nonzero(cheek)
+    frame = np.zeros((SIDE, SIDE), bool)
+    frame[round(rows.mean()) - 1 : round(rows.mean()) + 2, columns.min() - 6 : columns.max() + 7] = True
+    with_frame = [np.where(frame[..., None], np.uint8(15), one.image) for one in (before, after)]
+    soft = [cv2.GaussianBlur(one, (0, 0), 1.5) for one in with_frame]
+    maps = maps_of(before), maps_of(after)
+    near = cv2.dilate(frame.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    carried = carry_detail(soft[1], soft[0], with_frame[0], flow, *maps)
+    skin = replace(flow, worn=np.zeros_like(flow.worn))
+    bent = carry_detail(soft[1], soft[0], with_frame[0], skin, *maps)
+    assert decibels(carried, with_frame[1], near) > decibels(bent, with_frame[1], near) + 2
+    mouth = (flow.worn == 0) & (moved > 0.8)
+    assert np.array_equal(carried[mouth & ~near], bent[mouth & ~near])
+
+
+def test_nothing_is_worn_where_the_expression_stays() -> None:
+    _, _, flow = seen_by(TURN)
+    assert not flow.worn.any()
 
 
 def test_sizes_must_agree() -> None:

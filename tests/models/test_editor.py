@@ -201,6 +201,13 @@ def test_saved_and_loaded_whole(tmp_path: Path) -> None:
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
 
 
+def test_a_folder_does_not_tell_where_its_model_came_from(tmp_path: Path) -> None:
+    save_model(small_model(), tmp_path / "first")
+    save_model(load_model(tmp_path / "first"), tmp_path / "second")
+    for file in (path.relative_to(tmp_path / "first") for path in (tmp_path / "first").rglob("*") if path.is_file()):
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes(), file
+
+
 def test_parts_are_plain_diffusers(tmp_path: Path) -> None:
     """`unet/` loads into diffusers without us, and a diffusers UNet saved there loads into InstaFace."""
     model = small_model()

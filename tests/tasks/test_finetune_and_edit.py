@@ -21,6 +21,7 @@ from storage.identities import IdentityStore
 from storage.records import Record, commit_record, committed
 from storage.stores import Store, open_store
 from tasks.array_bytes import from_npy
+from tasks.edit_config import EditConfig
 from tasks.edit_identity import edit_request, edits_of
 from tasks.edit_render import EditJob, load_identity, picture_side, render_edits
 from tasks.erase_identity import erase_identity
@@ -125,7 +126,8 @@ def test_full_trains_denoiser_and_projection_as_a_plain_loop_does(studio: Studio
     one = {name: torch.from_numpy(from_npy(record.read(f"{name}.npy"))).float()[None] for name in FEATURES}
     batch = {name: tensor.expand(copies, *tensor.shape[1:]).clone() for name, tensor in one.items()}
     for step in range(steps):
-        draws = draws_for(plain.config, [key], run_seed=0, epoch=step, copies=copies, stratified=config.stratified)
+        options = {"stratified": config.stratified, "antithetic": config.antithetic}
+        draws = draws_for(plain.config, [key], run_seed=0, epoch=step, copies=copies, **options)
         loss = plain.loss(batch, draws)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -147,6 +149,7 @@ def test_full_trains_denoiser_and_projection_as_a_plain_loop_does(studio: Studio
     ("name", "changes"),
     [
         ("lora", {"method": "lora"}),
+        ("wide-lora", {"method": "lora", "feed_forward": True}),
         ("tokens", {"method": "tokens"}),
         ("options", {"antithetic": True, "split_projection": True}),
     ],
@@ -155,8 +158,30 @@ def test_every_method_gives_an_identity_that_loads(studio: Studio, name: str, ch
     record = studio.finetuned(name, **changes)
     model = load_identity(record, load_networks(committed(studio.base)))
     assert all(torch.isfinite(p).all() for p in model.parameters())
+    rates = {"lora": 10, "wide-lora": 10, "tokens": 30, "options": 1}
+    assert record.facts["lineage"]["config"]["learning_rate"] == pytest.approx(
+        rates[name] * studio.preset.finetune.learning_rate
+    )
     if name == "tokens":
         assert record.files["weights.safetensors"]["bytes"] < 10_000
+
+
+def test_a_share_of_the_fine_tune_lies_between_base_and_tuned(studio: Studio) -> None:
+    config = EditConfig()
+    assert [config.scale(turned_or_lit=strong) for strong in (True, False)] == [0.35, 1.0]
+    assert replace(config, adaptation_scale=0.8).scale(turned_or_lit=True) == 0.8
+    with pytest.raises(ValueError, match=r"adaptation_scale=2: choose one from 0"):
+        replace(config, adaptation_scale=2)
+
+    base = load_networks(committed(studio.base)).state_dict()
+    full, half, none = (
+        load_identity(studio.identity, load_networks(committed(studio.base)), scale).state_dict() for scale in (1.0, 0.5, 0.0)
+    )
+    moved = [name for name in base if not torch.equal(full[name], base[name])]
+    assert moved
+    for name in base:
+        assert torch.equal(none[name], base[name])
+        torch.testing.assert_close(half[name].double(), (full[name].double() + base[name].double()) / 2)
 
 
 def test_early_stopping_keeps_the_best_weights(studio: Studio) -> None:

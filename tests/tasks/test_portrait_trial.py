@@ -1,5 +1,6 @@
 """The trial on unseen people: the truth scores best, baselines are what they say, fine-tuning leaves the model alone."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from models.diffusion.editor import InstaFace
 from models.diffusion.presets import debug_config
+from tasks.draw_edits import Photographed, Wanted, draw_edits
 from tasks.edit_config import EditConfig, FinetuneConfig
 from tasks.encode import EncodeConfig
 from tasks.extract import ExtractConfig
@@ -62,6 +64,40 @@ def test_pictures_are_made_in_order_whatever_the_batch(frozen: Frozen, subject: 
     assert all(one.shape == (128, 128, 3) for one in made.values())
     alone = made_pictures(model, frozen.codec, subject, replace(CONFIG, edit=replace(EDIT, batch=1)), ["smile"])
     assert np.abs(alone["smile"].astype(int) - made["smile"]).max() <= 1
+
+
+def test_turned_and_lit_edits_use_a_share_of_the_fine_tune(
+    frozen: Frozen, subject: Subject, model: InstaFace
+) -> None:
+    names, asked = ["turn left", "smile", "light left", "mouth open"], []
+
+    def drawn(edits: Sequence[Wanted], config: EditConfig, image: bool = True) -> list[float]:
+        """The shares that the networks were asked for, by edit."""
+        asked.clear()
+        reported: dict[int, float] = {}
+
+        def networks(share: float) -> InstaFace:
+            asked.append(share)
+            return model
+
+        source = Photographed(
+            key=subject.key, maps=subject.maps, features=subject.features, image=subject.source.image if image else None
+        )
+        made = draw_edits(
+            networks, frozen.codec, source, edits, replace(config, batch=1),
+            lambda done, place: reported.update({place: asked[-1]}),
+        )  # fmt: skip
+        assert len(made) == len(edits)
+        return [reported[place] for place in range(len(edits))]
+
+    edits = [subject.edited[name] for name in names]
+    assert drawn(edits, EDIT) == [0.35, 1.0, 0.35, 1.0]
+    assert asked == [0.35, 1.0], "once a share"
+    assert drawn(edits, replace(EDIT, adaptation_scale=0.6)) == [0.6] * 4
+    assert drawn(edits, replace(EDIT, carry_detail=False)) == [1.0] * 4
+    assert drawn(edits, EDIT, image=False) == [1.0] * 4, "nothing to carry from"
+    film = [replace(one, film="talk") for one in edits[:2]]
+    assert drawn([*film, edits[3]], EDIT) == [0.35, 0.35, 1.0], "a film does not change its networks"
 
 
 def test_a_fine_tune_trains_a_copy(subject: Subject, model: InstaFace) -> None:

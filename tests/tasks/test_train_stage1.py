@@ -160,6 +160,23 @@ def test_options_that_say_how_and_not_what_leave_the_address_alone(tmp_path: Pat
     assert set(TrainConfig().decisive) == set()
 
 
+@pytest.mark.parametrize("choice", [{"conditioning": "concatenation"}, {"identity": "semantic_only"}])
+def test_a_baseline_is_a_training_of_its_own(tmp_path: Path, choice: dict[str, Any]) -> None:
+    features(open_store(tmp_path), 8, persons=4)
+    config = replace(CONFIG, steps=1, **choice)
+    home, _ = train_here(config, tmp_path)
+    ((name, value),) = choice.items()
+    networks = load_networks(committed(home)).config
+    assert getattr(networks, name) == value
+    store = open_store(tmp_path)
+    assert job_for(replace(CONFIG, steps=1), find_generation(store, "features", None), store).home != home
+
+
+def test_a_choice_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="conditioning='film': choose None, guidance or concatenation"):
+        replace(CONFIG, conditioning="film")  # type: ignore[arg-type]
+
+
 def test_a_checkpoint_of_another_configuration_is_refused(finished: tuple[str, list[dict[str, Any]]]) -> None:
     root = open_store(finished[0].rpartition("/stage1/")[0])
     job = job_for(CONFIG, find_generation(root, "features", None), root)
