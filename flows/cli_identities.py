@@ -61,7 +61,7 @@ def edit(
     steps: Annotated[int | None, typer.Option(help="Of the sampler")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the starting noise")] = None,
     adaptation_scale: Annotated[float | None, typer.Option(help="How much of the fine-tune, 0 to 1")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the pictures; .instaface/edits/NAME by default")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the pictures; by default a new one below .instaface/edits")] = None,
     preset: PresetOption = "tiny",
     root: RootOption = None,
 ) -> None:
@@ -80,12 +80,13 @@ def edit(
         "steps": steps, "seed": seed, "adaptation_scale": adaptation_scale, "preset": preset, "root": root,
     }  # fmt: skip
     result = run_here("edit-identity", {key: value for key, value in given.items() if value is not None})
-    folder = out or Path(".instaface/edits") / name
+    folder = out or Path(".instaface/edits") / name / result["uri"].rpartition("/")[2][:12]
     folder.mkdir(parents=True, exist_ok=True)
     pictures = pictures_of(result["uri"])
     for file, data in pictures.items():
         (folder / file).write_bytes(data)
-    console.print(f"{len(pictures)} files in [bold]{escape(str(folder))}[/bold]; together: {escape(str(folder / 'grid.png'))}")
+    place = escape(str(folder))
+    console.print(f"{len(pictures)} files in [bold]{place}[/bold]; together: {place}/grid.png", soft_wrap=True)
 
 
 def edits_asked(

@@ -33,6 +33,7 @@ def contact_sheet(pictures: Sequence[tuple[str, NDArray[np.uint8]]], *, columns:
     """Named pictures (H, W, 3) in rows, as PNG."""
     label = 18
     rows = -(-len(pictures) // columns)
+    columns = min(columns, len(pictures))
     sheet = Image.new("RGB", (columns * (side + 6) + 6, rows * (side + label + 6) + 6), "white")
     draw = ImageDraw.Draw(sheet)
     for number, (name, pixels) in enumerate(pictures):

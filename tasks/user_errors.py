@@ -27,6 +27,8 @@ def _complaint(one: ErrorDetails) -> str:
     """Parameter, value and what is wrong with it."""
     place, value = ".".join(map(str, one["loc"])), repr(one["input"])
     wrong = one["msg"].removeprefix("Value error, ")
+    if wrong.startswith(f"{place}="):
+        return wrong
     if one["type"] == "missing":
         return f"{place}: {wrong}"
     return f"{place}={value if len(value) <= 80 else value[:79] + '…'}: {wrong}"

@@ -137,7 +137,8 @@ def paint_pixels(
     """
     size = out.shape[0]
     share = np.float32(1.0 / (fine * fine))
-    colour, over, lit = np.empty(3, np.float32), np.empty(3, np.float32), np.empty(3, np.float32)
+    # Zeros: what is never looked at is still multiplied by 0, and 0 times whatever lay in memory may be no number.
+    colour, over, lit = np.zeros(3, np.float32), np.zeros(3, np.float32), np.zeros(3, np.float32)
     for i in range(size * fine):
         py = -1.0 + (2.0 * i + 1.0) / (size * fine)
         for j in range(size * fine):

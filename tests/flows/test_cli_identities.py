@@ -96,8 +96,8 @@ def test_one_person_from_photograph_to_erasure(instaface: Callable[..., Complete
     assert re.search(r"ada .* full .* 2 ", done("identities", "list"))
 
     page = done("edit", "ada", "--yaw", "20", "--light", "left", "--expression", "smile=0.5", "--steps", "4")
-    assert "2 files in .instaface/edits/ada" in page
-    folder = tmp_path / ".instaface" / "edits" / "ada"
+    assert "2 files in .instaface/edits/ada/" in page
+    (folder,) = (tmp_path / ".instaface" / "edits" / "ada").iterdir()
     assert sorted(one.name for one in folder.iterdir()) == ["000.png", "grid.png"]
     with Image.open(folder / "000.png") as picture:
         assert picture.size == (256, 256)

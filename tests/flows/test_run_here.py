@@ -15,6 +15,7 @@ from tasks.user_errors import sentence
         ("edit-identity", {"take": ["hair"]}, "take.0='hair': Input should be 'pose', 'expression', 'light' or 'shape'"),
         ("edit-identity", {"steps": 0}, "steps=0: Input should be greater than or equal to 1"),
         ("finetune-identity", {"image_uri": "x" * 3000}, "image_uri='xxx"),
+        ("finetune-identity", {"image_uri": "nobody.png"}, "image_uri='nobody.png': there is no such file"),
         ("evaluation", {}, "there is no flow 'evaluation': choose one of preprocess-ffhq"),
     ],
 )

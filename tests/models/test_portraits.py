@@ -1,5 +1,6 @@
 """Synthetic portraits: equal bytes, exact parameters, edits as apply_edit says, framing, masks, people that differ."""
 
+import ctypes
 import hashlib
 
 import cv2
@@ -41,6 +42,28 @@ def test_equal_arguments_give_equal_bytes_and_others_do_not(portrait: Portrait) 
     pictures = [render_portrait(person_of(3, n), scene_of(3, n, p), size=SIZE).image for n, p in ((0, 1), (1, 0))]
     digests = {hashlib.sha256(one.tobytes()).hexdigest() for one in (portrait.image, *pictures)}
     assert len(digests) == 3
+
+
+def test_what_lies_in_memory_does_not_show() -> None:
+    """Freed memory full of NaN is what the next allocations get: no pixel may come from it."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes = [ctypes.c_size_t]
+    libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    for number in range(3):
+        person, scene = person_of(1000, number), scene_of(1000, number, 0)
+        pictures = []
+        for byte in (0, 255, 127):
+            for size in range(8, 1024, 8):
+                blocks = [libc.malloc(size) for _ in range(60)]
+                for block in blocks:
+                    libc.memset(block, byte, size)
+                for block in blocks:
+                    libc.free(block)
+            pictures.append(render_portrait(person, scene, size=SIZE).image)
+        assert np.array_equal(pictures[0], pictures[1])
+        assert np.array_equal(pictures[0], pictures[2])
 
 
 def test_the_digest_names_the_generator() -> None:

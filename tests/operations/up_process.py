@@ -7,8 +7,11 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -112,17 +115,27 @@ class Up:
         )  # fmt: skip
 
     def ask(self, path: str, body: Any = None) -> Any:
-        """One request to Prefect's API."""
+        """One request to Prefect's API; where its database is busy (503), again, as Prefect's own client does."""
         request = urllib.request.Request(
             f"{self.api}{path}", data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )  # fmt: skip
-        with urllib.request.urlopen(request, timeout=60 * PATIENCE) as answer:
-            return json.loads(answer.read() or b"null")
+        for _ in range(5):
+            try:
+                with urllib.request.urlopen(request, timeout=60 * PATIENCE) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise
+                time.sleep(2)
+        raise AssertionError(f"{path}: the server was not available five times")
 
     def submit(self, flow: str, **parameters: Any) -> str:
         deployment = self.ask(f"/deployments/name/{flow}/{flow}")["id"]
-        body = {"parameters": {"preset": "debug", **parameters}, "state": {"type": "SCHEDULED"}}
+        body = {
+            "parameters": {"preset": "debug", **parameters}, "state": {"type": "SCHEDULED"},
+            "idempotency_key": str(uuid.uuid4()),  # asked again, it is still one run
+        }  # fmt: skip
         return str(self.ask(f"/deployments/{deployment}/create_flow_run", body)["id"])
 
     def run(self, run: str) -> dict[str, Any]:
