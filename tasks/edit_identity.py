@@ -11,6 +11,7 @@ from typing import Any
 
 from prefect import task
 
+from models.face3d.detail_carry import VERSION as CARRY
 from models.face3d.editing import TAKES
 from storage.canonical import digest_of, sha256_of
 from storage.identities import IdentityStore
@@ -133,7 +134,7 @@ def edit_identities(preset: Preset, identities: Sequence[str], request: EditRequ
 
 def _home(root: Store, identity: Record, request: EditRequest, config: EditConfig) -> Store:
     asked = [
-        VERSION, replace(config, gpu=False, batch=1), identity.uri,
+        VERSION, CARRY if config.carry_detail else None, replace(config, gpu=False, batch=1), identity.uri,
         [[one.name, asdict(one.edit), one.frame, one.sweep] for one in request.edits],
         list(request.take), [sha256_of(driver.data) for driver in request.drivers], request.paste_back,
     ]  # fmt: skip

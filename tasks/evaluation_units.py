@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from models.diffusion.editor import InstaFace
 from models.diffusion.folder import is_saved_model, load_model
 from models.diffusion.presets import debug_config
+from models.face3d.detail_carry import VERSION as CARRY
 from models.images import BadImage, decode_png, encode_png
 from models.tiny.shipped import STAGE1, shipped_folder
 from storage.canonical import canonical_json, digest_of, sha256_of
@@ -100,6 +101,8 @@ def pictures_digest(job: EvaluationJob, method: Method, person: Person) -> str:
             model_digest(job.model(method)), tuned, replace(job.preset.edit, gpu=False, batch=1), method.without,
             method.shuffled, method.carried,
         ]  # fmt: skip
+        if method.carried and job.preset.edit.carry_detail:
+            parts.append(CARRY)
     if method.kind == "images":
         parts.append(images_digests(str(method.images), job.manifest.entries_of(person.id)))
     return digest_of(parts)

@@ -6,7 +6,9 @@ under another light in Liu, Shan and Zhang 2001, "Expressive Expression Mapping 
 say where each point of the surface went, so an edit drawn from the same noise can be given the same ratio at the same point.
 Where the photograph did not show a point, the edit stays what the generator made of it. Where the edit moves and lights
 nothing, forehead and hair under a smile, the photograph stays. Spectacles do not follow the skin that moves below them: above
-the nose each pixel follows the skin or the skull, whichever explains better what the generator drew.
+the nose each pixel follows the skin or the skull, whichever explains better what the generator drew. Beside the head it follows
+the head, as hair does, or stays, as the wall does; where neither explains what the generator drew, the old head was there and is
+gone, and nothing of the photograph belongs there.
 """
 
 import cv2
@@ -18,6 +20,9 @@ from models.face3d.surface_flow import SurfaceFlow
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+
+VERSION = "2"
+"""Names the pictures made here: results that hold them are found again while it stays."""
 
 SHADING = (0.02, 0.06, 0.12)
 WIDTHS = (8 / 256, 5 / 256, 3 / 256)
@@ -39,6 +44,17 @@ LOCAL, WINDOW = 8 / 256, 4 / 256
 """Share of the side: skin and skull are compared by what is finer than the first, over windows as wide as the second."""
 EVIDENCE = (0.6, 0.8)
 """Share of the skin's error in that of both, from which on the skull is followed a little, and wholly."""
+COLOURS = 6 / 256
+"""Share of the side: beside the head, colours are compared that are coarser than this."""
+STAYS = (0.5, 0.7)
+"""Share of the head's error in that of both, from which on a pixel beside the head stays a little, and wholly."""
+ALIKE = 0.15
+"""Colours beside the head that differ by this factor (natural logarithm, mean of the channels) are believed to be the same thing
+with a weight of 1/e."""
+SAME, SAME_WIDTH = 0.1, 2 / 256
+"""The same measure over the second share of the side: as near as that to the rebuilt photograph, the photograph itself stays."""
+NEAR = 4 / 256
+"""Share of the side. Colours are asked to agree where the head moved by this or more; where nothing moves, light changes them."""
 DARK = 16.0
 """Of 255, added above and below the ratio: black says nothing about black."""
 
@@ -61,8 +77,8 @@ def carry_detail(
         photograph: uint8 (S, S, 3).
         flow: from the edit's pixels to the photograph's.
         before, after: condition maps of the photograph and of the edit.
-        keep_background: take what the edit does not touch, with some margin, from the photograph: all that neither the old
-            nor the new head covers, and the parts of the head that stay as they were.
+        keep_background: take what the edit does not touch from the photograph: with some margin all that neither the old nor
+            the new head covers and the parts of the head that stay as they were, and within it what was drawn as before.
 
     Raises:
         ValueError: shapes that differ.
@@ -77,10 +93,12 @@ def carry_detail(
     displacement = _extended(flow.displacement, flow.head) * (1 - background)[..., None]
     if flow.worn.any():
         displacement = _with_worn(displacement, flow, wanted, drawn, background)
+    displacement, same = _beside(displacement, flow, wanted, drawn)
     ratio = np.log((known + DARK) / (_blurred(drawn, fine) + DARK))
     detailed = (_blurred(wanted, fine) + DARK) * np.exp(_moved(ratio, displacement)) - DARK
-    result = wanted + _trust(flow, displacement, side)[..., None] * (detailed - wanted)
+    result = wanted + (same * _trust(flow, displacement, side))[..., None] * (detailed - wanted)
     if keep_background:
+        result += _unchanged(flow, wanted, drawn)[..., None] * (known - result)
         result += _beyond(_touched(flow, before, after), side)[..., None] * (known - result)
     return np.asarray(np.clip(result + 0.5, 0, 255), np.uint8)
 
@@ -108,6 +126,40 @@ def _with_worn(displacement: Floats, flow: SurfaceFlow, wanted: Floats, drawn: F
     )
     share = np.interp(skin / (skin + skull + 1e-4), EVIDENCE, (0.0, 1.0)).astype(np.float32)
     return displacement + _blurred(share * worn, SEAM / 2 * side)[..., None] * (stiff - displacement)
+
+
+def _beside(displacement: Floats, flow: SurfaceFlow, wanted: Floats, drawn: Floats) -> tuple[Floats, Floats]:
+    """The displacement (S, S, 2), none beside the head where that explains the drawn edit better, and (S, S) in [0, 1] how far
+    the drawn edit shows the same thing as the rebuilt photograph there."""
+    side, outside = len(displacement), _outside(flow)
+    moved = np.clip(np.linalg.norm(displacement, axis=2) / (NEAR * side), 0, 1) * outside
+    edit, rebuilt = (_colours(one, COLOURS) for one in (wanted, drawn))
+    following, staying = (
+        _blurred(np.abs(edit - one).mean(axis=2), WINDOW * side) for one in (_moved(rebuilt, displacement), rebuilt)
+    )
+    stays = np.interp(following / (following + staying + 0.02), STAYS, (0.0, 1.0)).astype(np.float32) * outside
+    displacement = displacement * (1 - _blurred(stays, SEAM / 2 * side))[..., None]
+    unlike = np.abs(edit - _moved(rebuilt, displacement)).mean(axis=2)
+    return displacement, np.asarray(1 - moved * (1 - np.exp(-((unlike / ALIKE) ** 2))), np.float32)
+
+
+def _unchanged(flow: SurfaceFlow, wanted: Floats, drawn: Floats) -> Floats:
+    """(S, S) in [0, 1]: where the wall beside the head is drawn as it was for the photograph, whatever the head does."""
+    side = len(wanted)
+    unlike = np.abs(_colours(wanted, SAME_WIDTH) - _colours(drawn, SAME_WIDTH)).mean(axis=2)
+    like = np.exp(-((_blurred(unlike, SAME_WIDTH * side) / SAME) ** 2)).astype(np.float32)
+    return _blurred(_outside(flow) * like, SEAM / 3 * side)
+
+
+def _outside(flow: SurfaceFlow) -> Floats:
+    """(S, S) in [0, 1]: beside the head of the edit."""
+    grown = np.asarray(cv2.dilate(flow.head.astype(np.uint8), np.ones((3, 3), np.uint8)), np.float32)
+    return 1 - _blurred(grown, SEAM / 2 * len(grown))
+
+
+def _colours(picture: Floats, width: float) -> Floats:
+    """(S, S, 3) logarithms of what is coarser than a share of the side."""
+    return np.asarray(np.log(_blurred(picture, width * len(picture)) + DARK), np.float32)
 
 
 def _trust(flow: SurfaceFlow, displacement: Floats, side: int) -> Floats:

@@ -240,9 +240,16 @@ def _direction(model: MorphableModel, name: str) -> tuple[NDArray[np.float64], f
         elif unit == "jawOpen" and model.jaw is not None:
             opening += weight
         else:
-            known = sorted({*model.expression_names, *model.expression_presets}) or "no named units, only the jaw"
-            raise ValueError(f"the model {model.name!r} cannot do {name!r} for want of {unit!r}; it has {known}")
+            raise ValueError(f"the model {model.name!r} cannot do {name!r} for want of {unit!r}; {_can_do(model)}")
     return change, opening
+
+
+def _can_do(model: MorphableModel) -> str:
+    """The expressions a model has, in words: presets first, then single units."""
+    units = {*model.expression_names} | ({"jawOpen"} if model.jaw is not None else set())
+    presets = sorted({*model.expression_presets, *(name for name, parts in EXPRESSIONS.items() if units >= set(parts))})
+    single = sorted(model.expression_names) or ["jaw"]
+    return f"expressions are {', '.join(presets) or 'none'}; single units {', '.join(single)}"
 
 
 # -- between faces -------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models.face3d import detail_carry
 from models.face3d.detail_carry import carry_detail, turned_or_lit
 from models.face3d.editing import FaceEdit, apply_edit
 from models.face3d.maps import ConditionMaps
@@ -88,6 +89,10 @@ def blotched(picture: NDArray[np.uint8], strength: float = 0.35) -> NDArray[np.u
     return np.clip(cv2.GaussianBlur(picture, (0, 0), 2.5) * wrong, 0, 255).astype(np.uint8)
 
 
+def grown(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    return cv2.dilate(mask.astype(np.uint8), np.ones((width, width), np.uint8)).astype(bool)
+
+
 def decibels(one: NDArray[np.uint8], other: NDArray[np.uint8], where: NDArray[np.bool_]) -> float:
     error = np.square(one.astype(float) - other)[where].mean()
     return float(10 * np.log10(255**2 / error))
@@ -159,6 +164,46 @@ def test_spectacles_follow_the_skull_and_the_mouth_follows_the_skin() -> None:
 def test_nothing_is_worn_where_the_expression_stays() -> None:
     _, _, flow = seen_by(TURN)
     assert not flow.worn.any()
+
+
+def test_nothing_of_the_old_head_stays_where_it_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after, flow = seen_by(TURN)
+    soft, rebuilt = (cv2.GaussianBlur(one.image, (0, 0), 2.5) for one in (after, before))
+    uncovered = before.head & ~grown(after.head | flow.head, 7)
+    assert uncovered.sum() > 150
+
+    def carried() -> float:
+        maps = maps_of(before), maps_of(after)
+        return decibels(carry_detail(soft, rebuilt, before.image, flow, *maps), after.image, uncovered)
+
+    gone = carried()
+    monkeypatch.setattr(detail_carry, "_beside", lambda displacement, *_: (displacement, np.float32(1)))
+    assert gone > carried() + 5, "the head's own detail, on the wall behind it"
+
+
+def test_light_on_the_head_leaves_the_wall_beside_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the generator draws there is right on average; its blur reaches over the edge of a head that got brighter."""
+    before, after, flow = seen_by(LIGHT)
+    soft, rebuilt = (cv2.GaussianBlur(one.image, (0, 0), 2.5) for one in (after, before))
+    wall = grown(before.head, 13) & ~grown(before.head, 5)
+
+    def carried() -> float:
+        maps = maps_of(before), maps_of(after)
+        return decibels(carry_detail(soft, rebuilt, before.image, flow, *maps), after.image, wall)
+
+    kept = carried()
+    monkeypatch.setattr(detail_carry, "_unchanged", lambda flow, wanted, drawn: np.zeros(drawn.shape[:2], np.float32))
+    assert kept > carried() + 0.5
+
+
+def test_a_pattern_on_the_wall_does_not_turn_with_the_head() -> None:
+    before, after, flow = seen_by(TURN)
+    tiles = np.kron(np.indices((SIDE // 16, SIDE // 16)).sum(axis=0) % 2, np.ones((16, 16)))[..., None].astype(np.uint8)
+    walls = [np.where(one.head[..., None], one.image, 60 + 90 * tiles) for one in (before, after)]
+    rebuilt, drawn = (cv2.GaussianBlur(one.astype(np.uint8), (0, 0), 2.5) for one in walls)
+    near = grown(before.head | after.head, 25) & ~grown(before.head | after.head, 9)
+    carried = carry_detail(drawn, rebuilt, walls[0].astype(np.uint8), flow, maps_of(before), maps_of(after))
+    assert decibels(carried, walls[1], near) > decibels(drawn, walls[1], near) + 3
 
 
 def test_sizes_must_agree() -> None:
