@@ -203,7 +203,8 @@ def _cell(facts: Mapping[str, Any], method: str, mode: str, name: str) -> str:
     bounds = facts["summary"].get(method, {}).get(mode, {}).get(name)
     if bounds is None:
         return NOTHING
-    return f"{bounds['mean']:.4g} [{bounds['low']:.4g}, {bounds['high']:.4g}]"
+    mean, low, high = (bounds[key] + 0.0 for key in ("mean", "low", "high"))  # + 0.0: no "-0"
+    return f"{mean:.4g} [{low:.4g}, {high:.4g}]"
 
 
 def markdown(facts: Mapping[str, Any]) -> str:
