@@ -1,5 +1,6 @@
 """What Prefect does by itself when something happens, as code: one function gives all automations of the project."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from prefect.events.actions import (
     ActionTypes,
     ChangeFlowRunState,
     DoNothing,
-    PauseWorkPool,
+    PauseWorkQueue,
     RunDeployment,
     SendNotification,
 )
@@ -41,9 +42,15 @@ _NAMES = {
 
 
 def automations(
-    *, rerun_deployment: UUID, work_pool: UUID, notification_block: UUID | None, window: timedelta = WINDOW
+    *,
+    rerun_deployment: UUID,
+    working_queues: Sequence[UUID],
+    notification_block: UUID | None,
+    window: timedelta = WINDOW,
 ) -> list[AutomationCore]:
     """All automations. Without a notification block what happened is left to the event feed of the UI.
+
+    `working_queues` fill disks and stop when one is full; erasures, which free space, go on.
 
     Raises:
         ValueError: `window` has no room for two heartbeats of 30 s, the shortest that Prefect sends.
@@ -64,7 +71,10 @@ def automations(
             (EVALUATION_REGRESSION, [_tell(notification_block)]),
             (QUARANTINE_HIGH, [_tell(notification_block)]),
             (DISK_LOW, [_tell(notification_block)]),
-            (DISK_FULL, [PauseWorkPool(source="selected", work_pool_id=work_pool), _tell(notification_block)]),
+            (
+                DISK_FULL,
+                [*(PauseWorkQueue(source="selected", work_queue_id=queue) for queue in working_queues), _tell(notification_block)],
+            ),
         )
     ]
     return [_lost_heartbeat(window), _never_started(), _rerun(rerun_deployment), *told]

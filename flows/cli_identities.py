@@ -1,5 +1,6 @@
 """`instaface finetune`, `instaface edit` and `instaface identities …`: the flows on one person, in few words."""
 
+import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,7 +81,7 @@ def edit(
         "steps": steps, "seed": seed, "adaptation_scale": adaptation_scale, "preset": preset, "root": root,
     }  # fmt: skip
     result = run_here("edit-identity", {key: value for key, value in given.items() if value is not None})
-    folder = out or Path(".instaface/edits") / name / result["uri"].rpartition("/")[2][:12]
+    folder = out or _edits_folder(name) / result["uri"].rpartition("/")[2][:12]
     folder.mkdir(parents=True, exist_ok=True)
     pictures = pictures_of(result["uri"])
     for file, data in pictures.items():
@@ -164,7 +165,7 @@ def show_command(
     uri = checkpoint_of(store_at(root), name, checkpoint)
     card, picture = introduce(uri)
     print(card)
-    preview = out or Path(".instaface") / f"{name}.png"
+    preview = out or _preview_file(name)
     preview.parent.mkdir(parents=True, exist_ok=True)
     preview.write_bytes(picture)
     console.print(f"checkpoint: {escape(uri)}\npreview: [bold]{escape(str(preview))}[/bold]", soft_wrap=True)
@@ -185,6 +186,21 @@ def erase_command(
     given = {"identity_id": name, "reason": reason, "delete_original": delete_original, "delete_runs": delete_runs}
     result = run_here("erase-identity", given | ({"root": root} if root is not None else {}))
     console.print(f"{result['objects_removed']} objects removed; receipt: {escape(result['receipt'])}", soft_wrap=True)
+    copies = [place for place in (_edits_folder(name), _preview_file(name)) if place.exists()]
+    for place in copies:
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+        console.print(f"Also removed: {escape(str(place))}", soft_wrap=True)
+    console.print("Pictures that were copied elsewhere (--out) are yours to delete.")
+
+
+def _edits_folder(name: str) -> Path:
+    """Where `edit` puts pictures of a person unless told otherwise."""
+    return Path(".instaface/edits") / name
+
+
+def _preview_file(name: str) -> Path:
+    """Where `show` puts the preview of a person unless told otherwise."""
+    return Path(".instaface") / f"{name}.png"
 
 
 def _number(value: float | None) -> str:

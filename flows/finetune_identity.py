@@ -10,7 +10,7 @@ from flows.documented import documented
 from flows.first_model import base_model
 from flows.parameters import IdentityId, ImageUri, PresetName, Root
 from flows.stage_tables import publish_identity
-from tasks.finetune_identity import check_consent, finetune_task
+from tasks.finetune_identity import check_consent, check_kept, finetune_task
 from tasks.workspace import workspace
 
 
@@ -45,7 +45,15 @@ def finetune_identity(
     patience: Annotated[
         int | None, Field(description="Stop after this many looks, five steps apart, without a better loss", ge=1)
     ] = None,
-    keep_photograph: Annotated[bool, Field(description="Store the aligned crop of the photograph")] = True,
+    stratified: Annotated[
+        bool | None, Field(description="Spread the copies' timesteps evenly over the noise; the preset's by default")
+    ] = None,
+    antithetic: Annotated[
+        bool | None, Field(description="Each second copy takes the first one's noise negated; the preset's by default")
+    ] = None,
+    keep_photograph: Annotated[
+        bool, Field(description="Store the aligned crop and its latents; false needs a preset that keeps no other copy")
+    ] = True,
     consent: Annotated[
         str | None, Field(description="Reference of the person's consent; a deployment may require one", max_length=200)
     ] = None,
@@ -54,8 +62,10 @@ def finetune_identity(
     check_consent(consent)
     changes = {
         "method": method, "steps": steps, "learning_rate": learning_rate, "seed": seed,
-        "prior_weight": prior_weight, "patience": patience, "keep_photograph": keep_photograph,
+        "prior_weight": prior_weight, "patience": patience, "stratified": stratified, "antithetic": antithetic,
+        "keep_photograph": keep_photograph,
     }  # fmt: skip
+    check_kept(presets.by_name(preset), keep_photograph)
     with workspace(root) as place:
         base = base_model(base, preset, place.root)
         identity = finetune_task(presets.by_name(preset), image_uri, identity_id, place.root, base, changes, consent)

@@ -34,6 +34,7 @@ POOL_TYPES = ("process", "docker", "kubernetes")
 NOTIFY_VARIABLE = "INSTAFACE_NOTIFY_URL"
 NOTIFY_BLOCK = "instaface-notify"
 RERUN = "rerun-crashed/rerun-crashed"
+UPKEEP_SLOTS = 4
 
 
 class NotRegistered(ValueError):
@@ -66,14 +67,17 @@ def register(
     file = file or prefect_yaml()
     described = yaml.safe_load(file.read_text())
     with get_client(sync_client=True) as client:
-        pool = _work_pool(client, pool_type, working_dir)
-        # rerun-crashed must not wait behind the runs it is there for.
-        for queue, limit in (("default", cpu_slots), ("gpu", gpu_slots), ("upkeep", 2)):
-            _queue(client, queue, limit)
+        _work_pool(client, pool_type, working_dir)
+        # rerun-crashed must not wait behind the runs it is there for, nor an erasure behind a night of preprocessing.
+        slots = {"default": cpu_slots, "gpu": gpu_slots, "upkeep": UPKEEP_SLOTS}
+        queues = {queue: _queue(client, queue, limit) for queue, limit in slots.items()}
         names = _deploy(described, pool_type, file.parent)
         rerun = client.read_deployment_by_name(RERUN)
         block = _notification_block(client)
-        wanted = automations(rerun_deployment=rerun.id, work_pool=pool, notification_block=block, window=window)
+        wanted = automations(
+            rerun_deployment=rerun.id, working_queues=[queues["default"], queues["gpu"]], notification_block=block,
+            window=window,
+        )  # fmt: skip
         register_automations(client, wanted)
     return Registered(deployments=names, automations=len(wanted), notifies=block is not None)
 
@@ -109,7 +113,7 @@ def prefect_yaml() -> Path:
     raise NotRegistered("there is no prefect.yaml here: run this in a checkout of the project")
 
 
-def _work_pool(client: SyncPrefectClient, pool_type: str, working_dir: Path | None) -> UUID:
+def _work_pool(client: SyncPrefectClient, pool_type: str, working_dir: Path | None) -> None:
     if pool_type not in POOL_TYPES:
         raise NotRegistered(f"pool type {pool_type!r}: choose one of {', '.join(POOL_TYPES)}")
     template = asyncio.run(get_default_base_job_template_for_infrastructure_type(pool_type))
@@ -120,23 +124,24 @@ def _work_pool(client: SyncPrefectClient, pool_type: str, working_dir: Path | No
     try:
         there = client.read_work_pool(POOL)
     except ObjectNotFound:
-        return client.create_work_pool(WorkPoolCreate(name=POOL, type=pool_type, base_job_template=template)).id
+        client.create_work_pool(WorkPoolCreate(name=POOL, type=pool_type, base_job_template=template))
+        return
     if there.type != pool_type:
         raise NotRegistered(
             f"the work pool {POOL!r} at {client.api_url} is of type {there.type!r} already: delete it first "
             f"(prefect work-pool delete {POOL}), or register with --pool-type {there.type}"
         )
     client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=template))
-    return there.id
 
 
-def _queue(client: SyncPrefectClient, name: str, limit: int) -> None:
+def _queue(client: SyncPrefectClient, name: str, limit: int) -> UUID:
     address = f"/work_pools/{POOL}/queues"
-    there = client._client.post(f"{address}/filter", json={}).json()
-    if name in {queue["name"] for queue in there}:
+    there = {queue["name"]: queue["id"] for queue in client._client.post(f"{address}/filter", json={}).json()}
+    if name in there:
         client._client.patch(f"{address}/{name}", json={"concurrency_limit": limit}).raise_for_status()
-    else:
-        client._client.post(f"{address}/", json={"name": name, "concurrency_limit": limit}).raise_for_status()
+        return UUID(there[name])
+    made = client._client.post(f"{address}/", json={"name": name, "concurrency_limit": limit}).raise_for_status()
+    return UUID(made.json()["id"])
 
 
 def _deploy(described: Mapping[str, Any], pool_type: str, folder: Path) -> tuple[str, ...]:

@@ -29,9 +29,18 @@ def run_here(flow_name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     quiet_services()
     module = flow_name.replace("-", "_")
     flow = getattr(import_module(f"flows.{module}"), module)
-    flow.validate_parameters(dict(parameters))  # before a server is started for a run that cannot be
-    result: dict[str, Any] = flow(**parameters)
+    given = _absolute(parameters)
+    flow.validate_parameters(dict(given))  # before a server is started for a run that cannot be
+    result: dict[str, Any] = flow(**given)
     return result
+
+
+def _absolute(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters in which a photograph is named as an erasure finds it again, from whatever folder that is asked for."""
+    from tasks.image_uri import absolute_uri
+
+    uri = parameters.get("image_uri")
+    return {**parameters, "image_uri": absolute_uri(uri)} if isinstance(uri, str) else dict(parameters)
 
 
 def quiet_services() -> None:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Final
 from xml.sax.saxutils import escape, unescape
 
-from PIL import Image
+from PIL import Image, ImageSequence
 
 SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC: created algorithmically by a trained model."""
@@ -122,13 +122,15 @@ def _packet(provenance: Provenance, pixels: str) -> str:
 
 
 def _pixel_digest(picture: bytes) -> str:
-    """blake2b of mode, size and decoded pixels."""
+    """blake2b of mode, size and decoded pixels, of every frame of a film."""
     if not picture.startswith((_PNG, _JPEG, _GIF)):
         raise BadProvenance(_NEITHER)
     try:
         with Image.open(io.BytesIO(picture), formats=("PNG", "JPEG", "GIF")) as image:
-            digest = hashlib.blake2b(f"{image.mode}|{image.size}|".encode(), digest_size=16)
-            digest.update(image.tobytes())
+            digest = hashlib.blake2b(digest_size=16)
+            for frame in ImageSequence.Iterator(image):
+                digest.update(f"{frame.mode}|{frame.size}|".encode())
+                digest.update(frame.tobytes())
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise BadProvenance(f"the picture cannot be decoded ({error})") from error
     return digest.hexdigest()

@@ -11,7 +11,7 @@ object was there when the erasure listed, or the tombstone was there when the wr
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -72,22 +72,27 @@ class IdentityStore:
             return None
         return Erasure(body["identity"], body["reason"], body["time"], 0)
 
-    def erase(self, identity_id: str, *, reason: str, time: str) -> Erasure:
-        """Removes the identity's objects with all versions; repeatable, and the first tombstone stays.
-
-        Raises StoreUnavailable when something keeps writing under the prefix without looking for tombstones.
-        """
-        prefix = f"identities/{check_identity_id(identity_id)}/"
+    def bury(self, identity_id: str, *, reason: str, time: str) -> Erasure:
+        """Writes the tombstone and removes nothing: from now on late writers are refused. The first tombstone stays."""
         body = {"identity": sha256_of(identity_id.encode()), "reason": reason, "time": time}
         try:
             self._root.create(_ledger_key(identity_id), canonical_json(body))
         except Conflict:
             body = json.loads(self._root.read(_ledger_key(identity_id)))
+        return Erasure(body["identity"], body["reason"], body["time"], 0)
+
+    def erase(self, identity_id: str, *, reason: str, time: str) -> Erasure:
+        """Buries the identity and removes its objects with all versions; repeatable.
+
+        Raises StoreUnavailable when something keeps writing under the prefix without looking for tombstones.
+        """
+        prefix = f"identities/{check_identity_id(identity_id)}/"
+        buried = self.bury(identity_id, reason=reason, time=time)
         removed = 0
         for _ in range(PASSES):
             found = self._root.purge(prefix)
             if not found:
-                return Erasure(body["identity"], body["reason"], body["time"], removed)
+                return replace(buried, removed=removed)
             removed += found
         raise StoreUnavailable(f"{self._root.uri}/{prefix} is not empty after {PASSES} passes: stop what writes there")
 
@@ -115,23 +120,25 @@ class _Guarded:
         try:
             self.inner.create(key, data)
         finally:
-            self._take_back_if_erased()
+            self._take_back_if_erased(key)
 
     def create_from_file(self, key: str, path: Path) -> None:
         self.refuse_if_erased()
         try:
             self.inner.create_from_file(key, path)
         finally:
-            self._take_back_if_erased()
+            self._take_back_if_erased(key)
 
     def child(self, prefix: str) -> Store:
         return cast(Store, _Guarded(self.inner.child(prefix), self.root, self.identity_id))
 
-    def _take_back_if_erased(self) -> None:
+    def _take_back_if_erased(self, key: str) -> None:
+        """This object only: the erasure still reads what else is there, to find the originals."""
         try:
             self.refuse_if_erased()
         except Tombstoned:
-            self.root.purge(f"identities/{self.identity_id}/")
+            folder = self.inner.uri.removeprefix(self.root.uri).strip("/")
+            self.root.purge(f"{folder}/{key}")  # by the root, which removes folders that are empty then
             raise
 
     def __getattr__(self, name: str) -> Any:

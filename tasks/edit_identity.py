@@ -73,7 +73,7 @@ def edit_request(
     *,
     paste_back: bool = False,
 ) -> EditRequest:
-    """What a flow was asked for, typed and checked.
+    """What a flow was asked for, typed and checked. Without a driver `take` means nothing.
 
     Raises:
         ValueError: an unknown edit or `take`. BadImageUri: driver photographs that may not or cannot be read.
@@ -167,7 +167,10 @@ def find_identity(root: Store, identity_id: str | None) -> str:
     """
     remedy = "run finetune-identity with this root first"
     if identity_id is None:
-        names = sorted({info.key.split("/")[0] for info in root.child("identities").list()})
+        finished = f"/{RECORD}"
+        names = sorted(
+            {info.key.split("/")[0] for info in root.child("identities").list() if info.key.endswith(finished)}
+        )
         if len(names) != 1:
             listed = ", ".join(names) or "none"
             raise ValueError(
@@ -175,6 +178,30 @@ def find_identity(root: Store, identity_id: str | None) -> str:
             )
         identity_id = names[0]
     return only_record(root, f"identities/{identity_id}", remedy)
+
+
+def chosen_identities(root: Store, identity_ids: Sequence[str], identity_uri: str | None) -> list[str]:
+    """URIs of the checkpoints that a flow was asked to edit: those of names, or one by its URI, or the only one there is.
+
+    Raises:
+        ValueError: both ways at once, a URI of something else, of another root (whose erasures would not find the edits), or
+            names as in `find_identity`.
+    """
+    if identity_uri is None:
+        return [find_identity(root, name) for name in identity_ids] or [find_identity(root, None)]
+    if identity_ids:
+        raise ValueError(
+            f"identity_uri={identity_uri!r} and the names {', '.join(identity_ids)}: give one or the other; identity_uri is for "
+            "one of several checkpoints"
+        )
+    folder = f"{root.uri.rstrip('/')}/identities/"
+    below = open_store(identity_uri).uri.removeprefix(folder).strip("/").split("/")
+    if not open_store(identity_uri).uri.startswith(folder) or len(below) != 2:
+        raise ValueError(
+            f"identity_uri={identity_uri!r} is no checkpoint of an identity below {root.uri}: it looks like {folder}NAME/DIGEST. "
+            "For an identity of another root give that root"
+        )
+    return [committed(identity_uri).uri]
 
 
 def find_edits(identity: str) -> str:
@@ -217,9 +244,6 @@ def edit_task(
 ) -> list[Edits]:
     """Identities and edits → images."""
     store = open_store(root)
-    if identity_uri is not None:
-        identities = [identity_uri]
-    else:
-        identities = [find_identity(store, name) for name in identity_ids] or [find_identity(store, None)]
+    identities = chosen_identities(store, identity_ids, identity_uri)
     request = edit_request(edits, driver_uri, take, store, paste_back=paste_back)
     return edit_identities(preset, identities, request, store)

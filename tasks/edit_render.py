@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ from tasks.edit_config import EditConfig
 from tasks.edit_requests import NamedEdit
 from tasks.frozen import load_codec
 from tasks.mapper import Mapper
-from tasks.marking import mark
+from tasks.marking import SOFTWARE, mark
 from tasks.pictures import contact_sheet
 from tasks.preset import Preset
 from tasks.train_state import load_networks
@@ -140,7 +139,9 @@ def render_identity(
     shown = [(one.name, pixels) for one, pixels in zip(edits, images, strict=True)]
     if "image.png" in identity.files:
         shown.insert(0, ("photograph", decode_png(identity.read("image.png"))))
-    files["grid.png"] = mark(contact_sheet(shown, columns=4), marked("contact sheet"))
+    with_photograph = shows_photograph(identity, preset.edit) or "image.png" in identity.files
+    sheet = provenance_of(identity, "contact sheet", composite=with_photograph)
+    files["grid.png"] = mark(contact_sheet(shown, columns=4), sheet)
     facts = {
         "identity": job.identity, "images": listed, "films": {name: file for name, (file, _) in films.items()},
         "config": asdict(preset.edit), "take": list(take),
@@ -210,7 +211,7 @@ def shows_photograph(identity: Record, config: EditConfig) -> bool:
 def provenance_of(identity: Record, edit: str, *, composite: bool = False) -> Provenance:
     """What a picture of an identity says about itself; digests only."""
     return Provenance(
-        software=f"InstaFace {version('instaface')}",
+        software=SOFTWARE,
         model=str(identity.facts["lineage"].get("base_digest", "not noted")),
         identity=digest_of({name: entry["sha256"] for name, entry in identity.files.items()}),
         edit=edit,

@@ -23,7 +23,7 @@ GRID: tuple[Mapping[str, Any], ...] = (
 """What a person wants to see first."""
 SWEPT = ("yaw", "pitch", "roll", "jaw", "light_strength")
 MOST_FRAMES = 240
-"""Of one sweep, and of one folder of driver frames."""
+"""Of one sweep."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,8 +57,6 @@ def parse_edits(
         fields = _with_saved(dict(values), saved or {})
         name = str(fields.pop("name", f"edit {number}"))
         named += _sweep(name, fields) if "sweep" in fields else [NamedEdit(name=name, edit=_face_edit(fields))]
-    if len(drivers) > MOST_FRAMES:
-        raise ValueError(f"{len(drivers)} driver photographs: at most {MOST_FRAMES} at a time; split the folder")
     film = "as the driver" if len(drivers) > 1 else None
     for frame in range(len(drivers)):
         name = f"as the driver {frame:03d}" if film else "as the driver"
@@ -72,6 +70,8 @@ def parse_edits(
 
 
 def _face_edit(fields: Mapping[str, Any]) -> FaceEdit:
+    if fields.get("light") is None and fields.get("light_strength", 1.0) != 1.0:
+        raise ValueError(f"light_strength = {fields['light_strength']!r} needs a light to go to: give light too")
     return FaceEdit.from_json(json.dumps(fields))
 
 
@@ -80,15 +80,16 @@ def _with_saved(fields: dict[str, Any], saved: Mapping[str, Mapping[str, Any]]) 
     if "expression" not in fields:
         return fields
     name = fields.pop("expression")
-    if name not in saved:
+    if not isinstance(name, str) or name not in saved:
         known = ", ".join(sorted(saved)) or "none yet; `instaface expressions save` makes one"
         raise ValueError(f"expression={name!r} is not saved here: {known}")
     found = saved[name]
     weights = dict(found.get("expressions", {}))
-    for unit, weight in fields.get("expressions", {}).items():
-        weights[unit] = weights.get(unit, 0.0) + weight
+    for unit, weight in _weights(fields).items():
+        weights[unit] = weights.get(unit, 0.0) + _number(f"expression {unit}", weight)
     fields["expressions"] = weights
-    fields["jaw"] = fields.get("jaw", 0.0) + found.get("jaw", 0.0)
+    if found.get("jaw"):
+        fields["jaw"] = _number("jaw", fields.get("jaw", 0.0)) + found["jaw"]
     if found.get("expression_vector"):
         if fields.get("expression_vector"):
             raise ValueError(f"expression={name!r} has an expression_vector, and the edit gives another: leave one out")
@@ -96,23 +97,40 @@ def _with_saved(fields: dict[str, Any], saved: Mapping[str, Mapping[str, Any]]) 
     return fields
 
 
+def _weights(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The expressions of an edit by name."""
+    weights = fields.get("expressions", {})
+    if not isinstance(weights, dict):
+        raise ValueError(f'expressions={weights!r} needs the form {{"smile": 0.5}}')
+    return weights
+
+
+def _number(what: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{what} = {value!r} is no number")
+    return float(value)
+
+
 def _sweep(name: str, fields: dict[str, Any]) -> list[NamedEdit]:
-    ranges, frames = fields.pop("sweep"), fields.pop("frames", 9)
-    if not isinstance(frames, int) or not 2 <= frames <= MOST_FRAMES:
+    asked, frames = fields.pop("sweep"), fields.pop("frames", 9)
+    if not isinstance(frames, int) or isinstance(frames, bool) or not 2 <= frames <= MOST_FRAMES:
         raise ValueError(f"frames={frames!r}: a sweep has 2 to {MOST_FRAMES} frames")
-    if not isinstance(ranges, dict) or not ranges:
-        raise ValueError(f'sweep={ranges!r} needs the form {{"yaw": [-25, 25]}}')
+    if not isinstance(asked, dict) or not asked:
+        raise ValueError(f'sweep={asked!r} needs the form {{"yaw": [-25, 25]}}')
+    ranges = dict(asked)
     made = []
+    if unknown := sorted(set(ranges) - {*SWEPT, "expressions"}):
+        raise ValueError(f"sweep of {unknown[0]!r}: choose among {', '.join(SWEPT)} and expressions")
+    units = ranges.pop("expressions", {})
+    if not isinstance(units, dict):
+        raise ValueError(f'sweep expressions={units!r} needs the form {{"smile": [0, 1]}}')
+    if twice := sorted({*ranges} & {*fields} | {*units} & {*_weights(fields)}):
+        raise ValueError(f"{twice[0]} is swept and given as a number too (also by a saved expression): leave one out")
     for frame in range(frames):
         share = frame / (frames - 1)
-        values = dict(fields) | {
-            key: {unit: _between(f"sweep {key} {unit}", ends, share) for unit, ends in value.items()}
-            if key == "expressions"
-            else _between(f"sweep {key}", value, share)
-            for key, value in ranges.items()
-        }
-        if unknown := sorted(set(ranges) - {*SWEPT, "expressions"}):
-            raise ValueError(f"sweep of {unknown[0]!r}: choose among {', '.join(SWEPT)} and expressions")
+        values = dict(fields) | {key: _between(f"sweep {key}", ends, share) for key, ends in ranges.items()}
+        swept = {unit: _between(f"sweep expressions {unit}", ends, share) for unit, ends in units.items()}
+        values["expressions"] = {**_weights(fields), **swept}
         made.append(NamedEdit(name=f"{name} {frame:03d}", edit=_face_edit(values), sweep=name))
     return made
 

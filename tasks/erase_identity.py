@@ -6,7 +6,7 @@ does not tell the id, refuses whoever is late. A receipt says what was done, in 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,8 +17,10 @@ from storage.canonical import canonical_json, sha256_of
 from storage.identities import IdentityStore, check_identity_id
 from storage.records import RECORD, read_record
 from storage.stores import Store, open_store
+from tasks.finetune_requests import requests_of
 from tasks.image_uri import check_image_uri
 from tasks.redaction import Redaction, redact
+from tasks.sources import EMBEDDED
 
 RECEIPTS = "erasures/receipts"
 
@@ -37,7 +39,7 @@ class Receipt:
     evaluations_removed: int
     originals_removed: int
     originals_kept: int
-    """Original photographs outside the root, which are the uploader's and were not asked for."""
+    """Original photographs that were not asked for, were gone before, or hold another picture by now."""
     runs: Redaction
     remaining: int
     """Objects still listed below the identity: 0, or the erasure has failed."""
@@ -63,25 +65,31 @@ def erase_identity(
 
     Args:
         reason: kept in the tombstone and the receipt; name nobody in it.
-        delete_original: also delete the photographs that the identity's records name as their source.
+        delete_original: also delete the photographs that the identity was asked to be made from, where they are still there
+            and the same (sha256).
         delete_runs: delete Prefect's flow runs that name the identity, instead of blanking their parameters.
         redact_runs: False where no Prefect server is at hand; the receipt then says that none was looked at.
 
     Raises:
         BadKey: not an identity's id. ValueError: no reason. StoreUnavailable: somebody keeps writing.
+        BadImageUri: an original lies where this installation may not read; all but the tombstone is as before, so leave
+            delete_original out, or ask where it may.
     """
     check_identity_id(identity_id)
     reason = " ".join(reason.split())
     if not 1 <= len(reason) <= 200:
         raise ValueError(f"reason has {len(reason)} characters: say in 1 to 200 why, without naming the person")
-    facts = _facts(root, identity_id)
-    originals = sorted({str(one["lineage"]["image_uri"]) for one in facts})
-    mentioned = {*originals, *(str(one["lineage"]["image_sha256"]) for one in facts)}
-    erasure = IdentityStore(root).erase(identity_id, reason=reason, time=_now())
-    prefix = f"{root.uri.rstrip('/')}/identities/{identity_id}/"
-    evaluations = _remove_evaluations(root, prefix)
-    deleted = [_delete_original(uri) for uri in originals] if delete_original else []
-    runs = redact(identity_id, sorted(mentioned), delete=delete_runs) if redact_runs else Redaction(looked=False)
+    identities = IdentityStore(root)
+    identities.bury(identity_id, reason=reason, time=_now())  # from here on nobody adds a photograph
+    originals = _originals(root, identity_id)
+    deleted = [_delete_original(uri, known) for uri, known in originals.items()] if delete_original else []
+    evaluations = _remove_evaluations(root, f"{root.uri.rstrip('/')}/identities/{identity_id}/")
+    digests = {digest for known in originals.values() for digest in known}
+    runs = Redaction(looked=False)
+    if redact_runs:
+        runs = redact(identity_id, uris=set(originals), digests=digests, delete=delete_runs)
+    # Last, because it takes the only note of the originals along: what is interrupted before can be asked for again.
+    erasure = identities.erase(identity_id, reason=reason, time=_now())
     receipt = Receipt(
         identity=erasure.identity, reason=erasure.reason, first_asked=erasure.time, finished=_now(),
         objects_removed=erasure.removed, evaluations_removed=evaluations, originals_removed=sum(deleted),
@@ -94,11 +102,19 @@ def erase_identity(
     return Erased(uri=f"{root.uri.rstrip('/')}/{key}", receipt=receipt)
 
 
-def _facts(root: Store, identity_id: str) -> list[Mapping[str, Any]]:
-    """Facts of every finished checkpoint; none for an identity that is erased or was never there."""
+def _originals(root: Store, identity_id: str) -> Mapping[str, set[str]]:
+    """Address and sha256s of every photograph that was asked to become the identity; none where it is erased or never was."""
+    found: dict[str, set[str]] = {}
     below = root.child(f"identities/{identity_id}")
-    records = [read_record(below.child(name)) for name in below.folders()]
-    return [record.facts for record in records if record is not None]
+    for name in below.folders():
+        home = below.child(name)
+        for request in requests_of(home):
+            found.setdefault(request.image_uri, set()).add(request.image_sha256)
+        record = read_record(home)
+        if record is not None:
+            lineage = record.facts["lineage"]
+            found.setdefault(str(lineage["image_uri"]), set()).add(str(lineage["image_sha256"]))
+    return dict(sorted(found.items()))
 
 
 def _remove_evaluations(root: Store, prefix: str) -> int:
@@ -122,11 +138,13 @@ def _strings(value: Any) -> Sequence[str]:
     return [text for one in inner for text in _strings(one)]
 
 
-def _delete_original(uri: str) -> bool:
-    """Whether the original was there and is gone, with its versions."""
+def _delete_original(uri: str, digests: Collection[str]) -> bool:
+    """Whether the original was there, was still that photograph, and is gone with its versions."""
+    if uri == EMBEDDED:  # ships with a package and is nobody's upload
+        return False
     folder, name = check_image_uri(uri, exists=False)
     store = open_store(folder)
-    if store.stat(name) is None:
+    if store.stat(name) is None or sha256_of(store.read(name)) not in digests:
         return False
     neighbours = [info.key for info in store.list(name) if info.key != name]
     if neighbours:  # a purge goes by prefix and would take these along

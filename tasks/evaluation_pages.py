@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from models.images import decode_png
+from models.provenance import Provenance
 from storage.records import Record, committed
 from storage.stores import Store
 from tasks.evaluation_figures import CONTROLS, FIGURES, Measured
@@ -26,6 +27,7 @@ from tasks.evaluation_tables import (
     meanings,
 )
 from tasks.evaluation_units import stored_pictures
+from tasks.marking import SOFTWARE, mark
 from tasks.pictures import contact_sheet, data_uri, jpeg
 
 Pixels = NDArray[np.uint8]
@@ -66,6 +68,9 @@ def grids(root: Store, facts: Mapping[str, Any], measured: Mapping[str, Measured
         names = [str(row["entry"]) for row in measured[method].rows if row["person"] == person]
         return stored_pictures(record, names)
 
+    provenance = Provenance(
+        software=SOFTWARE, model=facts["base_digest"], identity="", edit="evaluation: comparison", composite=True
+    )
     out = {}
     for mode in MODES:
         cells: list[tuple[str, Pixels]] = []
@@ -77,7 +82,9 @@ def grids(root: Store, facts: Mapping[str, Any], measured: Mapping[str, Measured
                 label = {"copy": f"{place}: the source", "truth": "the truth"}.get(method["kind"], method["label"])
                 cells.append((label if found is not None else f"{label}: none", shown))
         if cells:
-            out[f"grid-{mode}.png"] = contact_sheet(cells, columns=len(_in_order(facts)), side=SIDE)
+            sheet = contact_sheet(cells, columns=len(_in_order(facts)), side=SIDE)
+            made = any(method["kind"] == "model" for method in facts["methods"])
+            out[f"grid-{mode}.png"] = mark(sheet, provenance) if made else sheet
     return out
 
 

@@ -24,6 +24,7 @@ from models.diffusion.folder import is_saved_model, load_model
 from models.diffusion.presets import debug_config
 from models.face3d.detail_carry import VERSION as CARRY
 from models.images import BadImage, decode_png, encode_png
+from models.provenance import Provenance
 from models.tiny.shipped import STAGE1, shipped_folder
 from storage.canonical import canonical_json, digest_of, sha256_of
 from storage.errors import NotFound
@@ -37,6 +38,7 @@ from tasks.evaluation_people import Preparation, Subject
 from tasks.evaluation_protocols import EvaluationManifest, Person
 from tasks.evaluation_scores import Examiner, Instruments, References
 from tasks.extract import estimator_digest
+from tasks.marking import SOFTWARE, mark
 from tasks.preset import Preset
 from tasks.rows import RowFailed
 from tasks.train_state import load_networks
@@ -198,7 +200,7 @@ class PersonWorker:
         if record is None:
             began = time.monotonic()
             images, facts = self._maker.make(method, subject)  # type: ignore[union-attr]  # loaded by process
-            files = picture_files(method, images)
+            files = picture_files(method, images, self._provenance(method))
             facts = {**facts, "method": asdict(method), "person": subject.person.id, "device": self.device}
             facts["seconds"] = round(time.monotonic() - began, 3)
             record, count = commit_record(home, files, facts), len(images)
@@ -220,16 +222,29 @@ class PersonWorker:
         )  # fmt: skip
         return count
 
+    def _provenance(self, method: Method) -> Provenance | None:
+        """What pictures of networks say about themselves; those of others are stored as they are."""
+        if method.kind != "model":
+            return None
+        edit = self.job.preset.edit
+        return Provenance(
+            software=SOFTWARE, model=model_digest(self.job.model(method)), identity="", edit=f"evaluation: {method.key}",
+            composite=edit.background_lock or (method.carried and edit.carry_detail),
+        )  # fmt: skip
+
     def _tell(self, pictures: int, note: str) -> None:
         if self.report is not None and pictures:
             self.report({"pictures": pictures, "note": note})
 
 
-def picture_files(method: Method, images: Mapping[str, Pixels]) -> dict[str, bytes]:
+def picture_files(
+    method: Method, images: Mapping[str, Pixels], provenance: Provenance | None = None
+) -> dict[str, bytes]:
     """PNG by name; a copy of the source is stored once."""
     if method.kind == "copy":
         return {"source.png": encode_png(next(iter(images.values())))}
-    return {f"{name}.png": encode_png(image) for name, image in images.items()}
+    files = {f"{name}.png": encode_png(image) for name, image in images.items()}
+    return files if provenance is None else {name: mark(data, provenance) for name, data in files.items()}
 
 
 def stored_pictures(record: Record, names: list[str]) -> dict[str, Pixels]:

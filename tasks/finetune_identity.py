@@ -1,7 +1,8 @@
 """finetune-identity: one photograph → an identity checkpoint (paper §4, stage 2), once for equal input and configuration."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,8 +14,10 @@ from storage.identities import IdentityStore, check_identity_id
 from storage.records import Record, committed, only_record, read_record
 from storage.stores import Store, open_store
 from tasks.edit_config import RATES, FinetuneConfig
+from tasks.finetune_requests import FinetuneRequest, forget_request, note_request
+from tasks.frozen_files import INVERTIBLE
 from tasks.identity_training import FinetuneJob, train_identity
-from tasks.image_uri import read_image_uri
+from tasks.image_uri import absolute_uri, read_image_uri
 from tasks.live import watch
 from tasks.preset import Preset
 from tasks.progress import StageProgress
@@ -53,16 +56,19 @@ def finetune_identity(
 ) -> Identity:
     """Fine-tune on one photograph, or find it done; below `<root>/identities/<id>/<digest>/`.
 
-    Equal requests at the same time train once: the others wait for the result.
+    Equal requests at the same time train once: the others wait for the result. Each one's address and consent is noted
+    beside it, before anything is made of the photograph.
 
     Raises:
         BadImageUri, BadImage, RowFailed: the photograph cannot be used, with the reason.
         NoConsent: INSTAFACE_REQUIRE_CONSENT is set and `consent` is empty.
         Tombstoned: the identity was erased.
-        ValueError: no stage-1 model, or several to choose from.
+        ValueError: no stage-1 model, or several to choose from; or the photograph is not to be kept and would be.
     """
     consent = check_consent(consent)
+    check_kept(preset, preset.finetune.keep_photograph)
     data = read_image_uri(image_uri)
+    image_uri = absolute_uri(image_uri)
     sha256 = sha256_of(data)
     name = check_identity_id(identity_id or f"id-{sha256[:12]}")
     base_uri = base or only_record(root, "stage1", "run train-stage1 with this root first")
@@ -71,7 +77,9 @@ def finetune_identity(
          committed(base_uri).files, sha256]
     )  # fmt: skip
     home = IdentityStore(root).home(name).child(digest)
-    with StageProgress("finetune", total=preset.finetune.steps, unit="steps") as progress:
+    request = FinetuneRequest(image_uri=image_uri, image_sha256=sha256, consent=consent)
+    note_request(home, request)
+    with StageProgress("finetune", total=preset.finetune.steps, unit="steps") as progress, _taken_back(home, request):
         tell = partial(progress.step, 0, "an equal request is being trained; waiting for its result")
         with sole_worker(home, lambda: read_record(home) is not None, waiting=tell) as mine:
             if mine:
@@ -85,7 +93,18 @@ def finetune_identity(
                 )
         if not mine:
             progress.reused({})
+    note_request(home, request)  # once more: an equal request that failed meanwhile took it back
     return identity_of(committed(home.uri), reused=not mine, seconds=progress.seconds)
+
+
+@contextmanager
+def _taken_back(home: Store, request: FinetuneRequest) -> Iterator[None]:
+    """Takes the note of a request back when the fine-tune fails: nothing is kept of a photograph that cannot be used."""
+    try:
+        yield
+    except Exception:
+        forget_request(home, request)
+        raise
 
 
 def has_model(root: str) -> bool:
@@ -110,6 +129,16 @@ def check_consent(consent: str | None) -> str | None:
             "consent (a document or ticket number)"
         )
     return text or None
+
+
+def check_kept(preset: Preset, keep_photograph: bool) -> None:
+    """Raises: ValueError where an identity without the photograph would hold it all the same."""
+    if not keep_photograph and preset.encode.semantic in INVERTIBLE:
+        raise ValueError(
+            f"keep_photograph=false: the semantic tokens of preset {preset.name!r} ({preset.encode.semantic}) are the photograph's "
+            "own latents, from which it can be decoded again, and every edit needs them. Keep it, and erase the identity when "
+            "it is done with, or take a preset with other tokens (debug, open, paper)"
+        )
 
 
 def identity_of(record: Record, *, reused: bool, seconds: float = 0.0) -> Identity:

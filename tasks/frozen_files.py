@@ -9,6 +9,8 @@ from tasks.assets import asset, weights_digest
 
 CODECS = ("kl", "patch-trained", "patch-cosine")
 SEMANTICS = ("clip", "latent-grid", "efficientnet-lite0")
+INVERTIBLE = ("latent-grid",)
+"""Semantic encoders whose tokens hold the picture itself: with the codec it can be decoded from them."""
 FACES = ("dlib", "portrait-recogniser", "arcface")
 TRAINED_CODEC = "codec.safetensors"
 RECOGNISER = "recogniser.safetensors"

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from storage.records import RECORD, Record, committed, read_record
-from storage.stores import Store
+from storage.stores import Store, open_store
 from tasks.edit_identity import find_identity
+from tasks.finetune_requests import requests_of
 from tasks.identity_card import identity_card
 
 
@@ -51,10 +52,12 @@ def checkpoint_of(root: Store, identity_id: str, digest: str | None) -> str:
 
 
 def introduce(checkpoint: str) -> tuple[str, bytes]:
-    """Model card (Markdown) and preview (PNG) of the checkpoint at a URI."""
+    """Model card (Markdown) and preview (PNG) of the checkpoint at a URI, with every consent that was given for it."""
     record = committed(checkpoint)
     card = identity_card(record.facts, weight_bytes=record.files["weights.safetensors"]["bytes"])
-    return card, record.read("preview.png")
+    consents = sorted({one.consent for one in requests_of(open_store(checkpoint)) if one.consent})
+    given = f"\nConsents given with equal requests: {', '.join(consents)}\n" if consents else ""
+    return card + given, record.read("preview.png")
 
 
 def pictures_of(edits_uri: str) -> dict[str, bytes]:

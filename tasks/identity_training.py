@@ -39,7 +39,7 @@ from tasks.featurizer import Featurizer, map_latents
 from tasks.generation import earlier_generations, find_generation
 from tasks.identity_card import identity_card
 from tasks.mapper import Mapper
-from tasks.marking import mark
+from tasks.marking import SOFTWARE, mark
 from tasks.pictures import contact_sheet, psnr, stack, to_pixels
 from tasks.preset import Preset
 from tasks.run_log import say
@@ -273,7 +273,8 @@ def measure(rebuilt: torch.Tensor, image: Pixels, codec: LatentCodec, batch: Bat
 def _kept(
     config: FinetuneConfig, aligned: Mapping[str, bytes], maps: Mapping[str, bytes], features: Mapping[str, bytes]
 ) -> dict[str, bytes]:
-    """What an identity stores; without the photograph, nothing from which its pixels could be read back."""
+    """What an identity stores. Without the photograph neither its crop nor its latents; maps, texture and weights still show
+    the face: that is what they are for."""
     meta = json.loads(aligned["meta.json"])
     kept = {"meta.json": json.dumps({"quad": meta.get("quad")}).encode(), **maps, **features}
     if config.keep_photograph:
@@ -288,7 +289,7 @@ def _preview_sheet(
     if config.keep_photograph:
         shown.insert(0, ("photograph", image))
     provenance = Provenance(
-        software=f"InstaFace {lineage['code']}", model=str(lineage["base_digest"]), identity="", edit="preview",
+        software=SOFTWARE, model=str(lineage["base_digest"]), identity="", edit="preview",
         composite=config.keep_photograph,
     )  # fmt: skip
     return mark(contact_sheet(shown, columns=len(shown)), provenance)

@@ -9,6 +9,8 @@ from storage.stores import open_store
 from tasks.sources import EMBEDDED, PICTURE_SUFFIXES, embedded_portrait
 
 MAX_LENGTH = 1024
+MOST_DRIVERS = 240
+"""Photographs in one folder of driver frames."""
 # Comma-separated; "*" allows every bucket the credentials can read, which is right on one's own machine.
 BUCKETS_VARIABLE = "INSTAFACE_IMAGE_BUCKETS"
 FOLDERS_VARIABLE = "INSTAFACE_IMAGE_FOLDERS"
@@ -66,6 +68,18 @@ def read_image_uri(uri: str) -> bytes:
     return store.read(name)
 
 
+def absolute_uri(uri: str) -> str:
+    """The address as every process understands it: a local path from its file system's root, links followed.
+
+    Raises:
+        BadImageUri: not an address that is read here.
+    """
+    if uri == EMBEDDED:
+        return uri
+    folder, name = check_image_uri(uri, exists=False)
+    return uri if uri.startswith("s3://") else str(Path(folder) / name)
+
+
 def read_drivers(uri: str) -> list[tuple[str, bytes]]:
     """Name and bytes of one photograph, or of every photograph in a folder or `s3://` prefix, in the order of names.
 
@@ -76,7 +90,13 @@ def read_drivers(uri: str) -> list[tuple[str, bytes]]:
         return [(uri, read_image_uri(uri))]
     folder = uri.rstrip("/") + "/"
     store = open_store(check_image_uri(f"{folder}any.png", exists=False)[0])
-    names = [info.key for info in store.list() if Path(info.key).suffix.lower() in PICTURE_SUFFIXES]
+    names = []
+    for info in store.list():
+        if "/" in info.key or Path(info.key).suffix.lower() not in PICTURE_SUFFIXES:
+            continue  # frames lie in the folder itself
+        names.append(info.key)
+        if len(names) > MOST_DRIVERS:  # said before the first is read
+            raise BadImageUri(f"driver {uri!r} holds more than {MOST_DRIVERS} pictures: split the folder, or name one photograph")
     if not names:
         raise BadImageUri(f"driver {uri!r}: no JPEG, PNG or WebP file is there. Give a photograph, or a folder of frames")
     return [(folder + name, read_image_uri(folder + name)) for name in sorted(names)]

@@ -9,6 +9,7 @@ import functools
 import io
 import json
 import os
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from models.provenance import COMPOSITE_TYPE, SOURCE_TYPE, Provenance, stamp
 
 CERTIFICATE_VARIABLE = "INSTAFACE_C2PA_CERTIFICATE"
 KEY_VARIABLE = "INSTAFACE_C2PA_KEY"
+SOFTWARE = f"InstaFace {version('instaface')}"
+"""What made a picture, in its provenance."""
 ALGORITHM_VARIABLE = "INSTAFACE_C2PA_ALGORITHM"
 _KINDS = {
     b"\x89PNG": "image/png",
@@ -67,10 +70,10 @@ def _signed(picture: bytes, provenance: Provenance, certificate: str, key: str) 
     import c2pa
 
     source = COMPOSITE_TYPE if provenance.composite else SOURCE_TYPE
-    name, _, version = provenance.software.partition(" ")
+    name, _, release = provenance.software.partition(" ")
     kind = _KINDS[picture[:4]]
     manifest = {
-        "claim_generator_info": [{"name": name, "version": version or "unknown"}],
+        "claim_generator_info": [{"name": name, "version": release or "unknown"}],
         "title": "edited portrait",
         "format": kind,
         "assertions": [

@@ -251,7 +251,15 @@ def _refuse_dead_cluster() -> None:
 
 
 def run_remote(function: Callable[..., Result], *arguments: Any, gpu: bool = False) -> Result:
-    """Run a function in a Ray process of its own and wait for it; what it raises is raised here as itself."""
+    """Run a function in a Ray process of its own and wait for it; what it raises is raised here as itself.
+
+    Raises:
+        ValueError: `gpu`, and no node of the cluster has one; Ray would wait for one for ever.
+    """
+    if gpu and not ray.cluster_resources().get("GPU"):
+        raise ValueError(
+            "this preset works on a GPU and no node of the Ray cluster has one: choose preset tiny, or join a node with a GPU"
+        )
     remote: Any = ray.remote(num_cpus=1, num_gpus=1 if gpu else 0, max_retries=MAX_RESTARTS)(function)
     try:
         result: Result = ray.get(remote.remote(*arguments))

@@ -96,6 +96,12 @@ class FaceEdit:
     """0…1: how far to go from the photograph's light to ``light``."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.expressions, Mapping):
+            raise ValueError(f'expressions = {self.expressions!r} needs the form {{"smile": 0.5}}')
+        numbers = {name: getattr(self, name) for name in ("yaw", "pitch", "roll", "jaw", "light_strength")}
+        for name, value in [*numbers.items(), *((f"expression {unit}", one) for unit, one in self.expressions.items())]:
+            if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+                raise ValueError(f"{name} = {value!r} is no number")
         for name, bound in (("yaw", 180.0), ("pitch", 180.0), ("roll", 180.0), ("jaw", 1.0)):
             value = getattr(self, name)
             if not abs(value) <= bound:
@@ -108,17 +114,19 @@ class FaceEdit:
         if isinstance(self.light, str):
             light_preset(self.light)
         elif self.light is not None:
-            rows = np.asarray(self.light, np.float64)
+            rows = _numbers("light", self.light)
             if rows.shape != (9, 3) or not np.isfinite(rows).all():
                 raise ValueError(
                     f"light is a preset of {sorted(light_presets())} or (9, 3) numbers, not {self.light!r}"
                 )
             object.__setattr__(self, "light", tuple(tuple(map(float, row)) for row in rows))
         for name in ("expression_vector", "shape_vector"):
-            vector = tuple(map(float, getattr(self, name)))
-            if not np.isfinite(vector).all():
-                raise ValueError(f"{name} holds NaN or infinity: {vector}")
-            object.__setattr__(self, name, vector)
+            codes = _numbers(name, getattr(self, name))
+            if codes.ndim != 1:
+                raise ValueError(f"{name} = {getattr(self, name)!r} is no list of numbers")
+            if not np.isfinite(codes).all():
+                raise ValueError(f"{name} holds NaN or infinity: {tuple(map(float, codes))}")
+            object.__setattr__(self, name, tuple(map(float, codes)))
         object.__setattr__(self, "expressions", dict(self.expressions))
 
     def to_json(self) -> str:
@@ -219,6 +227,13 @@ def _expression(model: MorphableModel, parameters: FaceParameters, edit: FaceEdi
     current = float(parameters.pose[3])
     limited = float(np.clip(current + jaw * JAW_OPEN, min(current, 0.0), max(current, JAW_OPEN)))
     return expression.astype(np.float32), np.array([limited - current, 0.0, 0.0], np.float32)
+
+
+def _numbers(name: str, value: object) -> NDArray[np.float64]:
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} = {value!r} is not made of numbers") from error
 
 
 def _added(codes: NDArray[np.float64], vector: tuple[float, ...], name: str) -> NDArray[np.float64]:

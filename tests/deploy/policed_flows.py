@@ -73,7 +73,7 @@ def finetune(direct: Store) -> None:
     direct.create("identities/bo/1/late.json", b"{}")
     direct.create(f"erasures/{sha256_of(b'bo')}.json", b"{}")
     try:
-        late._take_back_if_erased()  # type: ignore[attr-defined]
+        late._take_back_if_erased("1/late.json")  # type: ignore[attr-defined]
     except Tombstoned:
         return
     raise AssertionError("a late writer was not stopped")

@@ -106,6 +106,13 @@ def asks(method: str, path: str, body: bytes = b"") -> list[Ask]:
     return [Ask(f"s3:{names_of[method]}", of_object)]
 
 
+def asks_when_missing(method: str, path: str) -> list[Ask]:
+    """What AWS would ask besides when there is no such object: who may not list the key is told 403, not 404."""
+    url = urlsplit(path)
+    bucket, _, key = unquote(url.path).removeprefix("/").partition("/")
+    return [Ask("s3:ListBucket", f"arn:aws:s3:::{bucket}", key)] if key and method in ("GET", "HEAD") else []
+
+
 def _deletions(body: bytes, of_bucket: str) -> list[Ask]:
     found = []
     for item in ElementTree.fromstring(body).iter():
@@ -148,9 +155,14 @@ class PolicedS3:
             def handle_any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 if police.refuses(asks(self.command, self.path, body)):
-                    self.answer(403, {}, b"<Error><Code>AccessDenied</Code><Message>by policy</Message></Error>")
-                else:
-                    self.answer(*self.forward(body))
+                    return self.refuse()
+                answer = self.forward(body)
+                if answer[0] == 404 and police.refuses(asks_when_missing(self.command, self.path)):
+                    return self.refuse()
+                return self.answer(*answer)
+
+            def refuse(self) -> None:
+                self.answer(403, {}, b"<Error><Code>AccessDenied</Code><Message>by policy</Message></Error>")
 
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
 

@@ -114,7 +114,12 @@ def test_one_person_from_photograph_to_erasure(instaface: Callable[..., Complete
     with Image.open(tmp_path / "ada.png") as preview:
         assert preview.width >= 256
 
-    assert "objects removed" in done("identities", "erase", "ada", "--reason", "asked", "--yes")
+    done("identities", "show", "ada")
+    erased = done("identities", "erase", "ada", "--reason", "asked", "--yes")
+    assert "objects removed" in erased
+    assert "Also removed: .instaface/edits/ada" in erased
+    assert not list((tmp_path / ".instaface").glob("**/ada*"))
+    assert (tmp_path / "driven").exists(), "chosen by the person"
     gone = instaface("edit", "ada", "--yaw", "20")
     assert gone.returncode == 1
     assert "Traceback" not in gone.stderr

@@ -49,7 +49,7 @@ def test_gpu_work_shares_a_queue_and_reruns_wait_for_none_of_it() -> None:
         "finetune-identity",
         "edit-identity",
     }
-    assert queues["rerun-crashed"] == "upkeep"
+    assert queues["rerun-crashed"] == queues["erase-identity"] == "upkeep"
 
 
 def test_there_are_job_variables_for_every_kind_of_pool_and_no_secrets() -> None:

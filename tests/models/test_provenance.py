@@ -56,6 +56,20 @@ def test_a_film_keeps_its_frames() -> None:
             np.testing.assert_array_equal(np.asarray(one.convert("RGB")), np.asarray(other.convert("RGB")))
 
 
+def test_a_film_with_another_ending_is_not_the_one_that_was_stamped() -> None:
+    def screen_end(gif: bytes) -> int:
+        return 13 + (3 * 2 ** ((gif[10] & 7) + 1) if gif[10] & 0x80 else 0)
+
+    one, other = _gif(PICTURE), io.BytesIO()
+    frames = [Image.fromarray(PICTURE), Image.fromarray(255 - PICTURE)]
+    frames[0].save(other, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0)
+    stamped, forged = stamp(one, WHO), other.getvalue()
+    packet = stamped[screen_end(one) : len(stamped) - len(one) + screen_end(one)]
+    found = read_stamp(forged[: screen_end(forged)] + packet + forged[screen_end(forged) :])
+    assert found is not None
+    assert not found.intact
+
+
 def test_other_programs_find_the_source_type() -> None:
     composite = Provenance(software="x", model="m", identity="", edit="", composite=True)
     for data, expected in (

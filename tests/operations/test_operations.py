@@ -167,10 +167,16 @@ def test_what_a_person_should_hear_of_is_told_to_the_webhook(up: Up, webhook: We
     ]  # fmt: skip
     assert texts[2].endswith("tiny: identity 0.8 → 0.6")
     assert texts[3].endswith("maps: 20 of 100 rows of s3://b/maps/1 cannot be used (20 no_face)")
-    up.until(lambda: up.ask("/work_pools/instaface")["is_paused"], 60)
-    resumed = up.command("prefect", "work-pool", "resume", "instaface")
-    assert resumed.returncode == 0, resumed.stderr
-    assert not up.ask("/work_pools/instaface")["is_paused"]
+
+    def paused(queue: str) -> bool:
+        return bool(up.ask(f"/work_pools/instaface/queues/{queue}")["is_paused"])
+
+    for queue in ("default", "gpu"):
+        up.until(lambda queue=queue: paused(queue), 60)
+        resumed = up.command("prefect", "work-queue", "resume", queue, "--pool", "instaface")
+        assert resumed.returncode == 0, resumed.stderr
+        assert not paused(queue)
+    assert not paused("upkeep"), "an erasure frees space"
 
 
 def test_a_lost_run_is_noticed_and_done_again(up: Up, lost: Lost) -> None:

@@ -9,7 +9,7 @@ import pytest
 from models.face3d.editing import FaceEdit
 from storage.errors import Conflict
 from storage.stores import open_store
-from tasks.edit_requests import GRID, MOST_FRAMES, parse_edits
+from tasks.edit_requests import GRID, parse_edits
 from tasks.expressions import remove_expression, save_expression, saved_expressions
 
 
@@ -57,6 +57,20 @@ def test_a_sweep_goes_from_the_first_value_to_the_last() -> None:
         ([{"sweep": {"yaw": [0, 500]}}], "yaw = "),
         ([{"sweep": []}], "needs the form"),
         ([{"expression": "grin"}], "none yet"),
+        ([{"expression": ["grin"]}], "none yet"),
+        ([{"yaw": "20"}], "yaw = '20' is no number"),
+        ([{"yaw": None}], "yaw = None is no number"),
+        ([{"jaw": True}], "jaw = True is no number"),
+        ([{"expressions": ["smile"]}], r"expressions = \['smile'\] needs the form"),
+        ([{"expressions": {"smile": "1"}}], "expression smile = '1' is no number"),
+        ([{"expression_vector": 3}], "expression_vector = 3 is no list"),
+        ([{"expression_vector": ["a"]}], r"expression_vector = \['a'\] is not made of numbers"),
+        ([{"light": [["a"]]}], "is not made of numbers"),
+        ([{"light_strength": 0.5}], "light_strength = 0.5 needs a light"),
+        ([{"sweep": {"light_strength": [0, 1]}}], "needs a light"),
+        ([{"sweep": {"expressions": [0, 1]}}], r"sweep expressions=\[0, 1\] needs the form"),
+        ([{"yaw": 5, "sweep": {"yaw": [0, 1]}}], "yaw is swept and given"),
+        ([{"expressions": {"smile": 1}, "sweep": {"expressions": {"smile": [0, 1]}}}], "smile is swept and given"),
     ],
 )
 def test_a_bad_edit_is_refused_with_its_value(edits: list[dict[str, Any]], sentence: str) -> None:
@@ -64,9 +78,25 @@ def test_a_bad_edit_is_refused_with_its_value(edits: list[dict[str, Any]], sente
         parse_edits(json.loads(json.dumps(edits)))
 
 
-def test_too_many_drivers_are_refused() -> None:
-    with pytest.raises(ValueError, match="at most"):
-        parse_edits(None, drivers=["x.jpg"] * (MOST_FRAMES + 1))
+def test_a_sweep_keeps_the_other_expressions() -> None:
+    asked = {"name": "blinks", "expressions": {"smile": 0.5}, "sweep": {"expressions": {"blink": [0, 1]}}, "frames": 2}
+    assert [one.edit.expressions for one in parse_edits([asked])] == [
+        {"smile": 0.5, "blink": 0.0},
+        {"smile": 0.5, "blink": 1.0},
+    ]
+    grin = {"grin": {"expressions": {"smile": 0.7}, "jaw": 0.1}}
+    saved = parse_edits([{"expression": "grin", "sweep": {"yaw": [0, 10]}, "frames": 2}], saved=grin)
+    assert [(one.edit.yaw, one.edit.jaw, one.edit.expressions) for one in saved] == [
+        (0, 0.1, {"smile": 0.7}),
+        (10, 0.1, {"smile": 0.7}),
+    ]
+    with pytest.raises(ValueError, match=r"jaw is swept and given as a number too"):
+        parse_edits([{"expression": "grin", "sweep": {"jaw": [0, 1]}}], saved=grin)
+
+
+def test_an_edit_as_json_is_an_edit_again() -> None:
+    (one,) = parse_edits([json.loads(FaceEdit(yaw=3.0).to_json())])
+    assert one.edit == FaceEdit(yaw=3.0)
 
 
 def test_a_saved_expression_is_added_to_an_edit(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from flows.presets import debug, tiny
 from models.diffusion.editor import draws_for
 from models.images import decode_png
 from models.provenance import read_stamp
@@ -25,8 +26,8 @@ from tasks.edit_config import EditConfig
 from tasks.edit_identity import edit_request, edits_of
 from tasks.edit_render import EditJob, load_identity, picture_side, render_edits
 from tasks.erase_identity import erase_identity
-from tasks.finetune_identity import CONSENT_VARIABLE, NoConsent, changed, check_consent, identity_of
-from tasks.identity_training import FinetuneJob, train_identity
+from tasks.finetune_identity import CONSENT_VARIABLE, NoConsent, changed, check_consent, check_kept, identity_of
+from tasks.identity_training import EarlyStop, FinetuneJob, train_identity
 from tasks.image_uri import read_image_uri
 from tasks.preset import Preset
 from tasks.train_data import FEATURES
@@ -99,7 +100,14 @@ def test_an_identity_holds_what_it_promises(studio: Studio) -> None:
     assert identity.metrics["codec_psnr_db"] > 20  # type: ignore[operator]
 
 
-def test_without_the_photograph_no_pixel_is_kept(studio: Studio) -> None:
+def test_a_photograph_that_tokens_hold_is_not_said_to_be_left_out() -> None:
+    check_kept(tiny(), keep_photograph=True)
+    check_kept(debug(), keep_photograph=False)
+    with pytest.raises(ValueError, match=r"keep_photograph=false: the semantic tokens of preset 'tiny' \(latent-grid\)"):
+        check_kept(tiny(), keep_photograph=False)
+
+
+def test_without_the_photograph_neither_crop_nor_latents_are_kept(studio: Studio) -> None:
     record = studio.finetuned("shy", keep_photograph=False)
     assert not {"image.png", "moments.npy"} & set(record.files)
     assert picture_side(record) == SIDE
@@ -191,6 +199,12 @@ def test_early_stopping_keeps_the_best_weights(studio: Studio) -> None:
     assert len(losses) < 40, "so large a step must hurt"
     assert len(validation) == 1 + len(losses) // 5
     assert len(validation) - 1 - best == 2
+    config = replace(studio.preset.finetune, copies=2)
+    model = load_identity(record, load_networks(committed(studio.base))).train()
+    batch = {name: torch.from_numpy(from_npy(record.read(f"{name}.npy"))).float()[None] for name in FEATURES}
+    watch = EarlyStop(model, [], batch, str(record.facts["lineage"]["image_sha256"])[:16], config)
+    assert watch.losses[0] == pytest.approx(min(validation), rel=1e-3), "those of the best look, not of the last"
+    assert validation[-1] > 1.01 * min(validation)
 
 
 def test_prior_preservation_needs_the_features_of_the_base(studio: Studio) -> None:

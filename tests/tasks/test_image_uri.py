@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from tasks.image_uri import BUCKETS_VARIABLE, FOLDERS_VARIABLE, PATTERN, BadImageUri, check_image_uri, read_image_uri
+from tasks.image_uri import (
+    BUCKETS_VARIABLE,
+    FOLDERS_VARIABLE,
+    MOST_DRIVERS,
+    PATTERN,
+    BadImageUri,
+    absolute_uri,
+    check_image_uri,
+    read_drivers,
+    read_image_uri,
+)
 
 BAD = [
     "",
@@ -67,6 +77,29 @@ def test_folders_can_be_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for uri in (str(outside), f"{inside.parent}/../b.jpg", f"{inside.parent}/link.jpg"):
         with pytest.raises(BadImageUri, match="outside"):
             check_image_uri(uri)
+
+
+def test_a_photograph_is_named_alike_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"x")
+    (tmp_path / "below").mkdir()
+    there = str((tmp_path / "photo.jpg").resolve())
+    monkeypatch.chdir(tmp_path)
+    assert absolute_uri("photo.jpg") == absolute_uri(f"file://{tmp_path}/photo.jpg") == there
+    monkeypatch.chdir(tmp_path / "below")
+    assert absolute_uri("../photo.jpg") == there
+    assert absolute_uri("s3://my-bucket/a.jpg") == "s3://my-bucket/a.jpg"
+    assert absolute_uri("embedded:portrait") == "embedded:portrait"
+
+
+def test_frames_lie_in_the_folder_itself_and_are_counted_before_one_is_read(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    for name in ("b.jpg", "a.png", "below/c.jpg", "notes.txt"):
+        (tmp_path / name).write_bytes(name.encode())
+    assert [data for _, data in read_drivers(str(tmp_path))] == [b"a.png", b"b.jpg"]
+    for number in range(MOST_DRIVERS):
+        (tmp_path / f"{number:03d}.jpg").touch()
+    with pytest.raises(BadImageUri, match=r"holds more than 240 pictures: split the folder"):
+        read_drivers(f"{tmp_path}/")
 
 
 def test_size_is_checked_before_anything_is_read(tmp_path: Path) -> None:
