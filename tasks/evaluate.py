@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from prefect import task
-from skimage.metrics import structural_similarity
 
 from models.encoders.face_recognition import DlibEncoder
 from models.face3d.landmarks import FaceLandmarker, five_points
 from models.face3d.parameters import FaceParameters
-from models.face3d.rotations import axis_angle_matrix
 from models.images import decode_png
+from models.metrics.reinference import rotation_degrees
+from models.metrics.similarity import ssim
 from storage.canonical import digest_of
 from storage.records import Record, commit_record, committed, read_record
 from storage.stores import Store, open_store
@@ -26,17 +26,18 @@ from tasks.edit_config import EvaluateConfig
 from tasks.edit_identity import find_edits, find_identity
 from tasks.generation import RowFailed
 from tasks.mapper import Mapper
+from tasks.pictures import stack
 from tasks.preset import Preset
 from tasks.progress import StageProgress
 from tasks.ray_pool import run_remote
 
-VERSION = "1"
+VERSION = "2"
 MEANINGS = {
     "edits": "images evaluated",
     "face_found": "share of edits in which the detector finds a face; the others count as failures below",
     "same_person": "share of all edits within dlib distance 0.6 of the photograph (Re-ID match rate)",
     "mean_dlib_distance": "mean dlib distance to the photograph, over edits with a face",
-    "mean_ssim": "structural similarity to the photograph (Wang 2004: Gaussian 11×11, σ 1.5); large edits lower it by design",
+    "mean_ssim": "structural similarity of the luminance to the photograph (Wang 2004); large edits lower it by design",
     "median_pose_error_degrees": "angle between the pose asked for and the pose re-inferred, over edits that could be fitted",
     "maps_pose_error_degrees": "the same for the condition render itself: what the estimator's own error contributes",
 }
@@ -88,7 +89,7 @@ def measure(preset: Preset, edits: Record) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": item["name"],
-                "ssim": ssim(photograph, image),
+                "ssim": _round(ssim(stack([photograph]), stack([image]))[0]),
                 "face_found": found is not None,
                 "dlib_distance": float(np.linalg.norm(original - found)) if both else None,  # type: ignore[operator]
                 "pose_error_degrees": _pose_error(mapper, image, asked),
@@ -108,26 +109,12 @@ def summarise(rows: list[dict[str, Any]], config: EvaluateConfig) -> dict[str, f
     return {
         "edits": float(len(rows)),
         "face_found": sum(row["face_found"] for row in rows) / len(rows),
-        "same_person": sum(d < config.same_person for d in distances) / len(rows),
+        "same_person": sum(d <= config.same_person for d in distances) / len(rows),
         "mean_dlib_distance": _round(np.mean(distances)) if distances else None,
         "mean_ssim": _round(np.mean(values("ssim"))),
         "median_pose_error_degrees": _median(values("pose_error_degrees")),
         "maps_pose_error_degrees": _median(values("maps_pose_error_degrees")),
     }
-
-
-def ssim(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
-    """SSIM of two RGB pictures (H, W, 3), mean over channels: Gaussian 11×11 of σ 1.5, K 0.01 and 0.03, L 255."""
-    value = structural_similarity(
-        image, reference, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255
-    )
-    return _round(value)
-
-
-def pose_angle(one: FaceParameters, other: FaceParameters) -> float:
-    """Degrees between two global rotations."""
-    turn = axis_angle_matrix(one.pose[:3]).T @ axis_angle_matrix(other.pose[:3])
-    return _round(np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1))))
 
 
 def _embedding(
@@ -142,7 +129,7 @@ def _pose_error(mapper: Mapper, image: NDArray[np.uint8], asked: FaceParameters)
         found = FaceParameters.from_npy(mapper.maps(image, "an edit")["params.npy"])
     except RowFailed:
         return None  # no face to re-infer: counted by face_found
-    return pose_angle(asked, found)
+    return _round(rotation_degrees(asked.pose[:3], found.pose[:3]))
 
 
 def _median(values: list[float]) -> float | None:

@@ -4,8 +4,7 @@
 """
 
 import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +17,7 @@ from prefect import task
 
 from models.tiny.shipped import STAGE1, DamagedWeights, shipped_folder
 from storage.canonical import canonical_json, digest_of
-from storage.records import Record, commit_record, committed, only_record, read_record
+from storage.records import Record, commit_record, committed, read_record
 from storage.stores import Store, open_store
 from tasks.array_bytes import from_npy
 from tasks.evaluation_figures import Measured, comparisons, summary_of
@@ -30,7 +29,7 @@ from tasks.evaluation_history import (
     tell_worse,
     watched_figures,
 )
-from tasks.evaluation_methods import BUILT_IN, Method, other_images, other_model
+from tasks.evaluation_methods import BUILT_IN, SUFFIXES, Method, other_images, other_model
 from tasks.evaluation_pages import grids
 from tasks.evaluation_protocols import EvaluationManifest, build_manifest, protocol_of
 from tasks.evaluation_scores import instruments
@@ -93,8 +92,11 @@ class ProtocolEvaluation:
 
 
 def requested_manifest(request: EvaluationRequest) -> EvaluationManifest:
-    """Raises: ValueError, NoPhotos: no such protocol, source or manifest."""
+    """Raises: ValueError, NoPhotos: no such protocol, source or manifest, or a manifest and what it already says."""
     if request.manifest is not None:
+        given = {"source": request.source, "people": request.people, "each": request.each}
+        if besides := [name for name, value in given.items() if value is not None]:
+            raise ValueError(f"manifest={request.manifest!r} says who is edited and how: leave {', '.join(besides)} out")
         folder, _, name = request.manifest.rpartition("/")
         return EvaluationManifest.from_json(open_store(folder or ".").read(name))
     return build_manifest(protocol_of(request.protocol, people=request.people, each=request.each), request.source)
@@ -110,7 +112,9 @@ def requested_methods(request: EvaluationRequest, *, truth: bool) -> tuple[Metho
     if unknown := sorted(set(keys) - set(BUILT_IN)):
         raise ValueError(f"methods={unknown}: choose among {', '.join(BUILT_IN)}")
     methods = [BUILT_IN[key] for key in keys]
-    methods += [other_model(name, uri) for name, uri in (request.models or {}).items()]
+    # As the whole model beside it: in a table of ablations nothing is carried from the photograph.
+    carried = any(method.carried for method in methods) or not any(method.kind == "model" for method in methods)
+    methods += [other_model(name, uri, carried=carried) for name, uri in (request.models or {}).items()]
     methods += [other_images(name, folder) for name, folder in (request.images or {}).items()]
     names = [method.key for method in methods]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -119,7 +123,8 @@ def requested_methods(request: EvaluationRequest, *, truth: bool) -> tuple[Metho
 
 
 def base_model(root: Store, model: str | None, preset: Preset) -> str:
-    """The stage-1 model to evaluate: the one named, the only one below root, or what ships with preset `tiny`.
+    """The stage-1 model to evaluate: the one named, the only one below root that is built as the preset's (same conditioning and
+    identity inputs: baselines are not), or what ships with preset `tiny`.
 
     Raises:
         ValueError: none, or several to choose from.
@@ -127,11 +132,16 @@ def base_model(root: Store, model: str | None, preset: Preset) -> str:
     if model is not None:
         model_digest(model)
         return model
-    try:
-        return only_record(root, "stage1", "run train-stage1 with this root first")
-    except ValueError as error:
-        if "nothing finished" not in str(error) or preset.train.model != "tiny":
-            raise
+    found = [record.uri for record in _models(root) if _as_preset(record, preset)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(
+            f"{root.uri}/stage1 has {len(found)} models that could be evaluated: {', '.join(sorted(found))}. Say which one: "
+            "model=URI (also in the parameters of the schedule)"
+        )
+    if preset.train.model != "tiny":
+        raise ValueError(f"{root.uri}/stage1 has no model of preset {preset.name}: run train-stage1 with this root first")
     try:
         shipped_folder(STAGE1)
     except DamagedWeights as error:
@@ -139,6 +149,20 @@ def base_model(root: Store, model: str | None, preset: Preset) -> str:
             f"{root.uri} has no stage-1 model and none ships: run train-stage1 first, or name one ({error})"
         ) from error
     return SHIPPED
+
+
+def _models(root: Store) -> Iterator[Record]:
+    stage1 = root.child("stage1")
+    for name in stage1.folders():
+        record = read_record(stage1.child(name))
+        if record is not None:
+            yield record
+
+
+def _as_preset(record: Record, preset: Preset) -> bool:
+    """Whether a stage-1 model is built as the preset's; the record of a published one says nothing of what is as usual."""
+    config, wanted = record.facts.get("config", {}), preset.train
+    return all(config.get(name, getattr(wanted, name)) == getattr(wanted, name) for name in ("conditioning", "identity"))
 
 
 def evaluate_protocol(preset: Preset, request: EvaluationRequest, root: Store, pool: PoolConfig) -> ProtocolEvaluation:
@@ -149,9 +173,14 @@ def evaluate_protocol(preset: Preset, request: EvaluationRequest, root: Store, p
         UnitFailed: a person could not be evaluated for a reason that is not the photograph.
     """
     manifest = requested_manifest(request)
+    check_estimable(preset, manifest)
     methods = requested_methods(request, truth=manifest.has_truth)
     needs_model = any(method.kind == "model" for method in methods)
     base = base_model(root, request.model, preset) if needs_model else "none"
+    refuse_empty(manifest, methods)
+    for method in methods:
+        if method.model is not None and model_digest(method.model) == model_digest(base):
+            raise ValueError(f"{method.label!r} is the model that is evaluated as ours ({base}): name ours by model=URI")
     job = EvaluationJob(
         preset=preset, manifest=manifest, methods=methods, base=base, parameters=request.parameters,
         tools=instruments(), root=root.uri,
@@ -166,14 +195,36 @@ def evaluate_protocol(preset: Preset, request: EvaluationRequest, root: Store, p
         else:
             done = _run(job, pool, progress)
             made = sum(one.made for one in done)
+            if all(one.refused is not None for one in done):
+                raise ValueError(f"no photograph of the manifest can be used; the first: {done[0].person}: {done[0].refused}")
             record = _commit(job, done, home, progress.seconds)
     reused = progress.note.startswith("finished before")
-    figures = watched_figures(record.facts["summary"], truth=manifest.has_truth)
+    figures = watched_figures(record.facts["summary"], record.facts["subject"], truth=manifest.has_truth)
     digest = record.uri.rstrip("/").rpartition("/")[2]
-    worse = History(root, series).add(digest, figures)[1] if figures else []
+    _, worse = History(root, series).add(digest, figures, tuple(record.facts["not_available"]))
     return ProtocolEvaluation(
         record=record, reused=reused, worse=tuple(worse), series=series, made=made, seconds=progress.seconds
     )
+
+
+def check_estimable(preset: Preset, manifest: EvaluationManifest) -> None:
+    """Raises: ValueError where synthetic people meet an estimator that knows neither their parameters nor their expressions."""
+    if manifest.has_truth and preset.extract.estimator != "open":
+        raise ValueError(
+            f"preset {preset.name!r} estimates faces with {preset.extract.estimator}, and synthetic people are edited in "
+            "parameters of the open head: give source=FOLDER, photographs of different people"
+        )
+
+
+def refuse_empty(manifest: EvaluationManifest, methods: Sequence[Method]) -> None:
+    """Raises: ValueError for a folder of another system's pictures in which no entry has one: a wrong path, most likely."""
+    wanted = {f"{entry.name}{suffix}" for entry in manifest.entries for suffix in SUFFIXES}
+    for method in methods:
+        if method.images is not None and not any(info.key in wanted for info in open_store(method.images).list()):
+            raise ValueError(
+                f"{method.label}={method.images!r} has no picture of the manifest, such as {manifest.entries[0].name}.png: check "
+                "the folder (NAME=FOLDER), and the names in `instaface evaluate manifest`"
+            )
 
 
 def evaluation_digest(job: EvaluationJob) -> str:
@@ -279,11 +330,6 @@ def parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
     return buffer.getvalue()
-
-
-def rows_from(record: Record) -> list[dict[str, Any]]:
-    """The rows of a finished evaluation."""
-    return [json.loads(line) for line in record.read("rows.jsonl").splitlines()]
 
 
 def refuse_worse(evaluation: ProtocolEvaluation) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.metrics.distribution import frechet_of_rows, kernel_distance
-from models.metrics.intervals import bootstrap, jackknife
+from models.metrics.intervals import bootstrap, bootstrap_root_difference, jackknife
 from tasks.evaluation_protocols import MODES
 
 EMBEDDED = 320
@@ -58,11 +58,12 @@ _ALL = [
     Figure(name="psnr_face", label="PSNR face", meaning="PSNR in dB inside the true bare face", better="high"),
     Figure(name="psnr_background", label="PSNR background", meaning="PSNR in dB where no head is or was", better="high"),
     *_pair("frechet", "Fréchet", "Fréchet distance over EfficientNet-Lite0 features (320); not FID", "low", of_set=True),
-    *_pair("kernel", "Kernel", "unbiased squared MMD with KID's cubic kernel over the same features; not KID", "low",
-           of_set=True),
+    *_pair("kernel", "Kernel", "squared MMD with KID's cubic kernel over the same features, between different people; not KID",
+           "low", of_set=True),
     *_pair("fid", "FID", "Fréchet distance over Inception's 2048 features; biased upwards for few pictures", "low",
            of_set=True),
-    *_pair("kid", "KID", "unbiased squared MMD over Inception's features, all pictures at once", "low", of_set=True),
+    *_pair("kid", "KID", "squared MMD over Inception's features, between different people, all pictures at once", "low",
+           of_set=True),
     *_pair("dlib_distance", "dlib distance", "distance of dlib's embeddings; 0.6 is the limit of one person", "low"),
     *_pair("dlib_cosine", "dlib cosine", "cosine of dlib's embeddings (Re-ID, first reading)", "high"),
     *_pair("dlib_confidence", "dlib confidence", "face_recognition's confidence curve of the distance (Re-ID, second "
@@ -91,6 +92,8 @@ _ALL = [
 ]  # fmt: skip
 FIGURES: Mapping[str, Figure] = {figure.name: figure for figure in _ALL}
 """Everything that is measured, by name."""
+FEWEST = 10
+"""People of whom an interval is 95 % enough for a verdict (docs/log.md)."""
 COMPARED = ("st_lpips", "lpips", "ssim", "frechet", "fid", "dlib_distance", "dlib_same")
 """What ours is compared with every baseline by, against the truth where there is one."""
 CONTROLS = {"pose": "pose_mm", "expression": "expression_mm", "light": "light"}
@@ -147,8 +150,8 @@ def values_of(figure: Figure, rows: Sequence[Row]) -> tuple[list[float], list[st
     """Values and people of the rows that have the figure; of a share, of all rows."""
     if figure.share:
         some = [row for row in rows if row["status"] != "ok" or figure.name in row]
-        if not any(figure.name in row for row in some):
-            return [], []
+        if not any(figure.name in row for row in some) and any(row["status"] == "ok" for row in rows):
+            return [], []  # nobody measures it here; where there is no picture at all it is 0
         return [float(bool(row.get(figure.name))) for row in some], [str(row["person"]) for row in some]
     some = [row for row in rows if row.get(figure.name) is not None]
     values = [float(row[figure.name]) for row in some]
@@ -161,6 +164,9 @@ def _bounds(figure: Figure, rows: Sequence[Row]) -> Bounds | None:
         return None
     interval = bootstrap(values, groups=people)
     found = (interval.mean, interval.low, interval.high)
+    if figure.share and interval.low == interval.high:  # none or all: the rule of three bounds what was not seen
+        seen, unseen = interval.mean, min(1.0, 3 / len(set(people)))
+        found = (seen, max(0.0, seen - unseen), min(1.0, seen + unseen))
     mean, low, high = (float(np.sqrt(one)) if figure.root else one for one in found)
     return _rounded(mean, low, high, interval.count)
 
@@ -170,10 +176,19 @@ def _set_bounds(figure: Figure, measured: Measured) -> Bounds | None:
     if sets is None:
         return None
     distance, own, reference = sets
-    return _rounded(*jackknife(lambda kept: distance(own[kept], reference[kept]), measured.people), len(reference))
+    people = np.asarray(measured.people)
+
+    def measure(kept: NDArray[np.bool_]) -> float:
+        return distance(own[kept], reference[kept], people[kept].tolist())
+
+    return _rounded(*jackknife(measure, measured.people), len(reference))
 
 
-Distance = Callable[[NDArray[np.floating], NDArray[np.floating]], float]
+Distance = Callable[[NDArray[np.floating], NDArray[np.floating], Sequence[str]], float]
+
+
+def _frechet(one: NDArray[np.floating], other: NDArray[np.floating], people: Sequence[str]) -> float:
+    return frechet_of_rows(one, other)
 
 
 def _sets(figure: Figure, measured: Measured) -> tuple[Distance, NDArray[np.floating], NDArray[np.floating]] | None:
@@ -187,7 +202,7 @@ def _sets(figure: Figure, measured: Measured) -> tuple[Distance, NDArray[np.floa
     own, other = measured.features[:, columns], reference[:, columns]
     if not own.shape[1]:
         return None
-    return frechet_of_rows if kind in ("frechet", "fid") else kernel_distance, own, other
+    return _frechet if kind in ("frechet", "fid") else kernel_distance, own, other
 
 
 def _rounded(mean: float, low: float, high: float, count: int) -> Bounds:
@@ -199,7 +214,7 @@ def comparisons(
 ) -> list[dict[str, Any]]:
     """Ours against each baseline, by mode and figure: the mean difference over the pictures both have, with its interval.
 
-    `verdict` is better or worse where the interval leaves out 0, else undecided.
+    `verdict` is better or worse where the interval leaves out 0, else undecided; of fewer than FEWEST people always undecided.
     """
     against = "truth" if len(ours.truth) else "source"
     names = figures or [f"{name}_{against}" for name in COMPARED]
@@ -232,14 +247,19 @@ def _difference(figure: Figure, ours: Measured, other: Measured) -> dict[str, An
         both = [(a, b) for a, b in pairs if _value(figure, a) is not None and _value(figure, b) is not None]
         if not both:
             return None
-        gaps = [(_value(figure, a) or 0.0) - (_value(figure, b) or 0.0) for a, b in both]
-        interval = bootstrap(gaps, groups=[str(a["person"]) for a, _ in both])
+        people = [str(a["person"]) for a, _ in both]
+        own, others = ([_value(figure, row) or 0.0 for row in side] for side in zip(*both, strict=True))
+        if figure.root:
+            interval = bootstrap_root_difference(own, others, groups=people)
+        else:
+            interval = bootstrap([a - b for a, b in zip(own, others, strict=True)], groups=people)
         found = _rounded(interval.mean, interval.low, interval.high, interval.count)
     if found is None:
         return None
     sign = 1 if figure.better == "high" else -1
     low, high = sorted((sign * float(found["low"]), sign * float(found["high"])))
-    return {**found, "verdict": "better" if low > 0 else "worse" if high < 0 else "undecided"}
+    verdict = "better" if low > 0 else "worse" if high < 0 else "undecided"
+    return {**found, "verdict": verdict if len(set(ours.people)) >= FEWEST else "undecided"}
 
 
 def _set_difference(figure: Figure, ours: Measured, other: Measured) -> Bounds | None:
@@ -249,8 +269,10 @@ def _set_difference(figure: Figure, ours: Measured, other: Measured) -> Bounds |
     if one is None or two is None or entries[0] != entries[1]:
         return None
     (distance, own, reference), theirs = one, two[1]
+    people = np.asarray(ours.people)
 
     def measure(kept: NDArray[np.bool_]) -> float:
-        return distance(own[kept], reference[kept]) - distance(theirs[kept], reference[kept])
+        names = people[kept].tolist()
+        return distance(own[kept], reference[kept], names) - distance(theirs[kept], reference[kept], names)
 
     return _rounded(*jackknife(measure, ours.people), len(reference))

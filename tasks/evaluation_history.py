@@ -7,7 +7,7 @@ worse than the last accepted one, or when a person accepts it (`instaface evalua
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
@@ -69,6 +69,8 @@ class Point:
     """Digest: the name of the evaluation's folder."""
     accepted: bool
     figures: tuple[Watched, ...]
+    accepted_at: str = ""
+    """When: its own time, or later, by a person; empty where it is not."""
 
     @property
     def name(self) -> str:
@@ -88,11 +90,14 @@ def series_of(protocol: str, manifest: str, preset: str, parameters: str) -> str
     return f"{protocol}-{digest_of([protocol, manifest, preset, parameters])[:12]}"
 
 
-def watched_figures(summary: Mapping[str, Mapping[str, Mapping[str, Any]]], *, truth: bool) -> tuple[Watched, ...]:
-    """What the regression rule looks at: of `ours`, in each mode, quality, identity and control."""
+def watched_figures(
+    summary: Mapping[str, Mapping[str, Mapping[str, Any]]], subject: str | None, *, truth: bool
+) -> tuple[Watched, ...]:
+    """What the regression rule looks at: of the subject (`ours`, or `plain` of ablations), in each mode, quality, identity
+    and control."""
     found = []
     for mode in MODES:
-        figures = summary.get("ours", {}).get(mode, {})
+        figures = summary.get(subject or "", {}).get(mode, {})
         for name in (*(WATCHED if truth else WATCHED_WITHOUT_TRUTH), CONTROLS[mode]):
             if name in figures:
                 bounds = figures[name]
@@ -102,14 +107,17 @@ def watched_figures(summary: Mapping[str, Mapping[str, Mapping[str, Any]]], *, t
     return tuple(found)
 
 
-def worse_than(accepted: Sequence[Watched], now: Sequence[Watched]) -> list[Worse]:
+def worse_than(accepted: Sequence[Watched], now: Sequence[Watched], not_available: Collection[str] = ()) -> list[Worse]:
     """Figures whose value lies beyond the accepted run's 95 % interval, on the bad side.
 
-    A figure that the accepted run had and this one has not (no face in any picture, say) is worse too.
+    A figure that the accepted run had and this one has not (no face in any picture, say) is worse too, unless its measure is
+    `not_available` here: nothing is known of it then.
     """
     values = {one.name: one.mean for one in now}
     out = []
     for one in accepted:
+        if any(one.name.partition("/")[2].startswith(f"{measure}_") for measure in not_available):
+            continue
         high_is_good = FIGURES[one.name.partition("/")[2]].better == "high"
         bound = one.low if high_is_good else one.high
         found = values.get(one.name)
@@ -128,25 +136,35 @@ class History:
 
     def points(self) -> list[Point]:
         """All runs, oldest first."""
-        accepted = {info.key.removeprefix(_ACCEPTED) for info in self.store.list(_ACCEPTED)}
+        accepted: dict[str, str] = {}
+        for info in self.store.list(_ACCEPTED):  # in the order of their names, which begin with the time of acceptance
+            time, _, name = info.key.removeprefix(_ACCEPTED).rpartition("~")
+            accepted[name] = max(time, accepted.get(name, ""))
         names = sorted(info.key for info in self.store.list() if info.key.endswith(".json"))
         return [self._read(name, accepted) for name in names]
 
     def last_accepted(self) -> Point | None:
+        """The standard: what was accepted last, by the rule or by a person, whenever it was run."""
         accepted = [point for point in self.points() if point.accepted]
-        return accepted[-1] if accepted else None
+        return max(accepted, key=lambda point: point.accepted_at) if accepted else None
 
-    def add(self, evaluation: str, figures: Sequence[Watched]) -> tuple[Point, list[Worse]]:
-        """Record a run; it is accepted unless it is worse than the last accepted one, which is said how."""
+    def add(
+        self, evaluation: str, figures: Sequence[Watched], not_available: Collection[str] = ()
+    ) -> tuple[Point, list[Worse]]:
+        """Record a run; it is accepted unless it is worse than the last accepted one, which is said how. One without any
+        figure (all refused) is no standard for others."""
         before = self.last_accepted()
-        worse = worse_than(before.figures, figures) if before is not None else []
-        time = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S.%fZ")
-        point = Point(time=time, evaluation=evaluation, accepted=not worse, figures=tuple(figures))
+        worse = worse_than(before.figures, figures, not_available) if before is not None else []
+        time = _now()
+        accepted = bool(figures) and not worse
+        point = Point(
+            time=time, evaluation=evaluation, accepted=accepted, figures=tuple(figures), accepted_at=time if accepted else ""
+        )
         self.store.create(f"{point.name}.json", canonical_json(point))
         return point, worse
 
     def accept(self, evaluation: str) -> None:
-        """Let later runs be measured against the last run of this evaluation. Accepting twice is accepting once.
+        """Let later runs be measured against the last run of this evaluation, also where newer ones were accepted before.
 
         Raises:
             ValueError: it was never run in this series.
@@ -154,12 +172,18 @@ class History:
         runs = [point for point in self.points() if point.evaluation == evaluation]
         if not runs:
             raise ValueError(f"evaluation={evaluation!r} has no run below {self.store.uri}")
-        self.store.create(f"{_ACCEPTED}{runs[-1].name}", b"")
+        self.store.create(f"{_ACCEPTED}{_now()}~{runs[-1].name}", b"")
 
-    def _read(self, name: str, accepted: set[str]) -> Point:
+    def _read(self, name: str, accepted: Mapping[str, str]) -> Point:
         body = json.loads(self.store.read(name))
+        by_hand = accepted.get(name.removesuffix(".json"))
+        at = max(body["time"] if body["accepted"] else "", by_hand or "")
         return Point(
-            time=body["time"], evaluation=body["evaluation"],
-            accepted=body["accepted"] or name.removesuffix(".json") in accepted,
+            time=body["time"], evaluation=body["evaluation"], accepted_at=at or (body["time"] if by_hand is not None else ""),
+            accepted=body["accepted"] or by_hand is not None,
             figures=tuple(Watched(**one) for one in body["figures"]),
         )  # fmt: skip
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S.%fZ")

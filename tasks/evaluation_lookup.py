@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from storage.records import RECORD, Record, committed
+from storage.records import Record, committed, read_record
 from storage.stores import Store
 from tasks.evaluation_history import History, Point, series_of
 from tasks.evaluation_pages import write_page
@@ -29,7 +29,8 @@ def find_evaluation(root: str | None, name: str | None) -> str:
             raise ValueError(f"{store.uri} has no evaluation by a protocol: run `instaface evaluate` first")
         return store.child(f"evaluations/{max(known, key=lambda one: known[one])}").uri
     home = store.child("evaluations")
-    found = [one for one in home.folders() if one.startswith(name) and home.stat(f"{one}/{RECORD}") is not None]
+    # Measures of one identity's edits lie in the same folder and have no report.
+    found = [one for one in home.folders() if one.startswith(name) and _by_protocol(home.child(one))]
     if len(found) != 1:
         listed = ", ".join(sorted(found or known)) or "none"
         raise ValueError(f"evaluation={name!r} names {len(found)} evaluations of {store.uri}; there are: {listed}")
@@ -67,6 +68,11 @@ def show_evaluation(uri: str) -> tuple[str, tuple[str, ...], Iterable[tuple[str,
     tables = all_tables(committed(uri).facts)
     first = tables[0]
     return first.title, first.header, first.rows or ((NOTHING,) * len(first.header),)
+
+
+def _by_protocol(home: Store) -> bool:
+    record = read_record(home)
+    return record is not None and record.facts.get("kind") == "protocol"
 
 
 def _root_of(uri: str) -> Store:

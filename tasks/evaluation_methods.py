@@ -75,9 +75,9 @@ BUILT_IN: Mapping[str, Method] = {
 }
 
 
-def other_model(name: str, uri: str) -> Method:
+def other_model(name: str, uri: str, *, carried: bool = True) -> Method:
     """Another stage-1 model, fine-tuned and sampled as ours."""
-    return Method(key=_key(name), label=name, kind="model", model=uri, carried=True)
+    return Method(key=_key(name), label=name, kind="model", model=uri, carried=carried)
 
 
 def other_images(name: str, folder: str) -> Method:

@@ -1,7 +1,7 @@
 """What an evaluation shows: grids of the best, median and worst pictures, curves over time, a page that stands alone."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,18 @@ PLACES = ("best", "median", "worst")
 SIDE = 160
 
 
-def ranked_by(mode: str, *, truth: bool) -> str:
+def ranked_by(mode: str, *, truth: bool, not_available: Collection[str] = ()) -> str:
     """The figure that says which pictures of a mode are the best: nearness to the truth, else control."""
-    return "st_lpips_truth" if truth else CONTROLS[mode]
+    if not truth:
+        return CONTROLS[mode]
+    return "ssim_truth" if "st_lpips" in not_available else "st_lpips_truth"
 
 
-def chosen_entries(measured: Measured, mode: str, *, truth: bool) -> list[tuple[str, str]]:
+def chosen_entries(
+    measured: Measured, mode: str, *, truth: bool, not_available: Collection[str] = ()
+) -> list[tuple[str, str]]:
     """(place, entry) of the best, the median and the worst picture; one without the figure is worse than any with it."""
-    name = ranked_by(mode, truth=truth)
+    name = ranked_by(mode, truth=truth, not_available=not_available)
     rows = [row for row in measured.rows if row["mode"] == mode and row["status"] == "ok"]
     sign = 1 if FIGURES[name].better == "low" else -1
     rows.sort(key=lambda row: (row.get(name) is None, sign * (row.get(name) or 0.0), row["entry"]))
@@ -74,7 +78,9 @@ def grids(root: Store, facts: Mapping[str, Any], measured: Mapping[str, Measured
     out = {}
     for mode in MODES:
         cells: list[tuple[str, Pixels]] = []
-        for place, entry in chosen_entries(measured[facts["subject"]], mode, truth=facts["truth"]):
+        for place, entry in chosen_entries(
+            measured[facts["subject"]], mode, truth=facts["truth"], not_available=facts["not_available"]
+        ):
             person = next(str(row["person"]) for row in measured[facts["subject"]].rows if row["entry"] == entry)
             for method in _in_order(facts):
                 found = pictures(person, method["key"]).get(entry)
@@ -166,7 +172,10 @@ def page(record: Record, points: Sequence[Point]) -> str:
         headline=headline(facts),
         why=WHY_NOT_COMPARABLE.replace("`", ""),
         tables=all_tables(facts),
-        grids=[(mode, uri, ranked_by(mode, truth=facts["truth"])) for mode, uri in shown],
+        grids=[
+            (mode, uri, ranked_by(mode, truth=facts["truth"], not_available=facts["not_available"])) for mode, uri in shown
+        ],
+        subject=next((one["label"] for one in facts["methods"] if one["key"] == facts["subject"]), ""),
         curves=Markup(history_svg(points)),  # made by matplotlib from numbers
         runs=len(points),
         meanings=meanings(facts),

@@ -13,16 +13,18 @@ from models.face3d.maps import ConditionMaps
 from models.face3d.morphable import MorphableModel
 from models.face3d.parameters import FaceParameters
 from models.face3d.surface_flow import SurfaceFlow, surface_flow
-from models.images import decode_png
+from models.images import BadImage, decode_png
 from models.portraits.people import person_of
 from models.portraits.portrait import Portrait, render_portrait
 from models.portraits.scenes import edited, scene_of
+from storage.canonical import sha256_of
 from tasks.aligner import Aligner
 from tasks.array_bytes import from_npy
 from tasks.evaluation_protocols import Entry, EvaluationManifest, Person
 from tasks.featurizer import Featurizer
 from tasks.mapper import Mapper
 from tasks.preset import Preset
+from tasks.rows import RowFailed
 from tasks.sources import read_photo
 from tasks.truth import truth_text
 
@@ -37,6 +39,9 @@ class Subject:
 
     person: Person
     entries: tuple[Entry, ...]
+    """Those that can be made."""
+    unusable: Mapping[str, str]
+    """Why not the others, by entry: the photograph of the driver."""
     image: Pixels
     """The aligned photograph."""
     model: MorphableModel
@@ -74,24 +79,32 @@ class Preparation:
         self.mapper = Mapper(replace(preset.extract, truth=True, estimated_share=0.0), device)
         self.featurizer = Featurizer(preset.encode, device)
         self.aligner = Aligner(preset.shard)
-        self._driver: Callable[[Person], FaceParameters] = lru_cache(maxsize=4096)(self._driver_parameters)
+        self._driver: Callable[[Person], FaceParameters | str] = lru_cache(maxsize=4096)(self._driver_parameters)
 
     def subject(self, manifest: EvaluationManifest, person: Person, truths: bool = True) -> Subject:
-        """Raises: RowFailed, BadImage, NotFound: the photograph, or that of a driver, cannot be used."""
-        entries = manifest.entries_of(person.id)
+        """Raises: RowFailed, BadImage: the photograph cannot be used. ValueError, NotFound: it is another one by now, or gone."""
         image, head, truth = self._picture(person)
         source, maps, mesh = self.mapper.face(image, person.id, truth)
         model, size = self.mapper.estimator.model, image.shape[0]
-        asked = []
-        for entry in entries:
+        asked, usable, unusable = [], [], {}
+        for entry in manifest.entries_of(person.id):
             driven = source
             if entry.driver is not None:
-                driven = transfer(model, source, self._driver(manifest.person(entry.driver)), entry.take)
+                driver = self._driver(manifest.person(entry.driver))
+                if isinstance(driver, str):
+                    unusable[entry.name] = f"the driver {entry.driver}: {driver}"
+                    continue
+                driven = transfer(model, source, driver, entry.take)
+            usable.append(entry)
             asked.append(apply_edit(model, driven, entry.face_edit))
+        if not usable:
+            raise RowFailed("no_driver", next(iter(unusable.values()), "nothing is asked of this person"))
+        entries = tuple(usable)
         encoded = self.featurizer.features(image, maps, mesh)
         return Subject(
             person=person,
             entries=entries,
+            unusable=unusable,
             image=image,
             model=model,
             parameters=source,
@@ -110,12 +123,22 @@ class Preparation:
             )
             truth = truth_text(portrait.parameters) if self.parameters == "true" else None
             return portrait.image, portrait.head, truth
-        aligned = self.aligner.align(read_photo(person.photo), person.photo.source, aligned=person.aligned)
+        data = read_photo(person.photo)
+        if sha256_of(data) != person.sha256:
+            raise ValueError(
+                f"{person.photo.source} is no longer the photograph that the manifest names ({person.sha256[:12]}): restore it, "
+                "or draw a new manifest"
+            )
+        aligned = self.aligner.align(data, person.photo.source, aligned=person.aligned)
         return decode_png(aligned["image.png"]), None, None
 
-    def _driver_parameters(self, person: Person) -> FaceParameters:
-        image, _, truth = self._picture(person)
-        return self.mapper.face(image, person.id, truth)[0]
+    def _driver_parameters(self, person: Person) -> FaceParameters | str:
+        """Or why there are none."""
+        try:
+            image, _, truth = self._picture(person)
+            return self.mapper.face(image, person.id, truth)[0]
+        except (RowFailed, BadImage) as error:
+            return str(error)
 
 
 def true_pictures(person: Person, entries: Sequence[Entry], size: int) -> tuple[Portrait, ...]:

@@ -23,6 +23,8 @@ from tasks.sources import PORTRAITS, Photo, list_photos
 Mode = Literal["pose", "expression", "light"]
 MODES: tuple[Mode, ...] = ("pose", "expression", "light")
 FORMAT = 1
+TRAINED_ON = 0
+"""Seed of the synthetic population of docs/tiny.md."""
 HELD_OUT = 1000
 """Seed of the synthetic population that no training sees."""
 _FARTHEST_YAW, _LEAST_TURN = 35.0, 10.0
@@ -145,14 +147,35 @@ class EvaluationManifest:
             raise ValueError(
                 f"this is no evaluation manifest of format {FORMAT}: `instaface evaluate manifest` writes one"
             )
-        people = tuple(
-            Person(**{**one, "portrait": None if one["portrait"] is None else tuple(one["portrait"])})
-            for one in values["people"]
-        )
-        entries = tuple(Entry(**{**one, "take": tuple(one["take"])}) for one in values["entries"])
-        return cls(
-            protocol=values["protocol"], seed=values["seed"], source=values["source"], people=people, entries=entries
-        )
+        try:
+            people = tuple(
+                Person(**{**one, "portrait": None if one["portrait"] is None else tuple(one["portrait"])})
+                for one in values["people"]
+            )
+            entries = tuple(Entry(**{**one, "take": tuple(one["take"])}) for one in values["entries"])
+            manifest = cls(
+                protocol=values["protocol"], seed=values["seed"], source=values["source"], people=people, entries=entries
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the manifest is damaged ({type(error).__name__}: {error}): write it anew") from error
+        manifest.check()
+        return manifest
+
+    def check(self) -> None:
+        """Raises: ValueError for nobody, an entry of nobody or driven by nobody, or a name given twice."""
+        known = {one.id for one in self.people}
+        if not self.people or not self.entries or len(known) != len(self.people):
+            raise ValueError("the manifest needs people with different ids, and entries")
+        names = [entry.name for entry in self.entries]
+        for entry in self.entries:
+            if entry.person not in known or entry.driver not in (None, *known) or entry.mode not in MODES:
+                raise ValueError(
+                    f"the manifest's entry {entry.name!r} is of person {entry.person!r}, driver {entry.driver!r} and mode "
+                    f"{entry.mode!r}: people must be listed, modes are {', '.join(MODES)}"
+                )
+            entry.face_edit  # noqa: B018 - raises ValueError for an edit that cannot be
+        if len(set(names)) != len(names):
+            raise ValueError("the manifest names two entries alike")
 
 
 def protocol_of(name: str, *, people: int | None = None, each: int | None = None) -> Protocol:
@@ -176,6 +199,12 @@ def build_manifest(protocol: Protocol, source: str | None = None) -> EvaluationM
     synthetic = source.startswith(PORTRAITS)
     photos = [one for one in list_photos(source) if not synthetic or one.name.endswith("-0000.png")]
     photos = list({one.sha256: one for one in photos}.values())
+    if synthetic and parse_portraits(source).seed == TRAINED_ON:
+        raise ValueError(
+            f"source={source!r} are the people that tiny was trained on (seed {TRAINED_ON}): take another seed, such as @{HELD_OUT}"
+        )
+    held_out = [one for one in photos if one.split != "train"]  # of FFHQ's numbers; other folders have no splits
+    photos = held_out if len(held_out) >= protocol.people else photos
     if any(one.member for one in photos):
         raise ValueError(f"source={source!r} has photographs inside archives: unpack them for an evaluation")
     if len(photos) < max(protocol.people, 1 if synthetic else 2):

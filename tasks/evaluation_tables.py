@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.evaluation_figures import FIGURES
+from tasks.evaluation_figures import FEWEST, FIGURES
 from tasks.evaluation_protocols import MODES
 
 Summary = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
@@ -77,12 +77,14 @@ def verdicts(facts: Mapping[str, Any]) -> Table:
          f"{one['mean']:+.4g} [{one['low']:+.4g}, {one['high']:+.4g}]", str(one["count"]), one["verdict"])
         for one in facts["comparisons"]
     ]  # fmt: skip
-    better = sum(row[-1] == "better" for row in rows)
+    better, worse = (sum(row[-1] == word for row in rows) for word in ("better", "worse"))
+    subject = labels[facts["subject"]]
     return Table(
-        title="Ours against every baseline",
-        note=f"Ours is better in {better} of {len(rows)} comparisons. Differences (ours minus theirs) over the pictures in "
-        "which both can be measured, against the truth of the edit where there is one; a verdict needs an interval without 0.",
-        header=("baseline", "mode", "figure", "difference [95 %]", "pictures", "ours is"),
+        title=f"{subject.capitalize()} against every baseline",
+        note=f"“{subject}” is better in {better} of {len(rows)} comparisons, worse in {worse}. Differences (it minus the "
+        "baseline) over the pictures in which both can be measured, against the truth of the edit where there is one; a verdict "
+        f"needs an interval without 0, and {FEWEST} people.",
+        header=("baseline", "mode", "figure", "difference [95 %]", "pictures", "it is"),
         rows=tuple(rows),
     )
 

@@ -9,7 +9,7 @@ measure scores pictures that are there without making them again.
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,6 @@ from models.images import BadImage, decode_png, encode_png
 from models.provenance import Provenance
 from models.tiny.shipped import STAGE1, shipped_folder
 from storage.canonical import canonical_json, digest_of, sha256_of
-from storage.errors import NotFound
 from storage.records import Record, commit_record, committed, read_record
 from storage.stores import Store, open_store
 from tasks.array_bytes import npy_bytes
@@ -35,7 +34,7 @@ from tasks.assets import weights_digest
 from tasks.encode import encoders_digest
 from tasks.evaluation_methods import Maker, Method, images_digests
 from tasks.evaluation_people import Preparation, Subject
-from tasks.evaluation_protocols import EvaluationManifest, Person
+from tasks.evaluation_protocols import Entry, EvaluationManifest, Person
 from tasks.evaluation_scores import Examiner, Instruments, References
 from tasks.extract import estimator_digest
 from tasks.marking import SOFTWARE, mark
@@ -172,7 +171,7 @@ class PersonWorker:
         assert self._preparation is not None
         try:
             subject = self._preparation.subject(job.manifest, person)
-        except (RowFailed, BadImage, NotFound) as error:
+        except (RowFailed, BadImage) as error:
             self._tell(len(wanted) * count, f"{person.id}: {error}")
             return PersonDone(person=person.id, scores={}, refused=str(error))
         seen = self._examiner.references(subject)  # type: ignore[union-attr]  # loaded above
@@ -209,9 +208,10 @@ class PersonWorker:
         if images is None:
             images = stored_pictures(record, [entry.name for entry in subject.entries])
         began = time.monotonic()
-        rows, features = self._examiner.rows(  # type: ignore[union-attr]  # loaded by process
+        measured, features = self._examiner.rows(  # type: ignore[union-attr]  # loaded by process
             subject, images, seen, record.facts.get("missing", {})
         )
+        rows = in_order(self.job.manifest.entries_of(subject.person.id), measured, subject.unusable)
         commit_record(
             self.store.child(f"scores/{scores}"),
             {
@@ -235,6 +235,20 @@ class PersonWorker:
     def _tell(self, pictures: int, note: str) -> None:
         if self.report is not None and pictures:
             self.report({"pictures": pictures, "note": note})
+
+
+def in_order(
+    entries: Sequence[Entry], measured: Sequence[Mapping[str, Any]], unusable: Mapping[str, str]
+) -> list[Mapping[str, Any]]:
+    """A row for every entry of the manifest: those that could not be made are refused, with the reason."""
+    rows = {str(row["entry"]): row for row in measured}
+    for entry in entries:
+        if entry.name in unusable:
+            rows[entry.name] = {
+                "person": entry.person, "entry": entry.name, "mode": entry.mode, "status": "refused",
+                "reason": unusable[entry.name],
+            }  # fmt: skip
+    return [rows[entry.name] for entry in entries]
 
 
 def picture_files(

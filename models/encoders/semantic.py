@@ -1,7 +1,7 @@
 """What a picture shows, as tokens: the semantic half of the identity condition.
 
-`paper` and `open` use CLIP ViT-L/14; `tiny` uses EfficientNet-Lite0 trained on ImageNet, whose weights come
-with a package. It is a generic image encoder, not CLIP, and is named for what it is.
+`paper` and `open` use CLIP ViT-L/14; `tiny` uses its codec's latents (`latent_grid`); `debug` uses EfficientNet-Lite0 trained on
+ImageNet, whose weights come with a package. It is a generic image encoder, not CLIP, and is named for what it is.
 """
 
 import functools

@@ -4,7 +4,7 @@ FID proper means Inception's pool3 features; over other features the formulas ar
 table names the features. Both depend on the number of pictures: compare equal numbers only.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,60 +12,11 @@ from numpy.typing import NDArray
 Doubles = NDArray[np.float64]
 
 
-@dataclass(kw_only=True, slots=True)
-class FeatureMoments:
-    """Mean and covariance of features, gathered batch by batch (Chan's parallel update, float64)."""
-
-    count: int
-    mean: Doubles
-    scatter: Doubles
-    """Σ (x - mean)(x - mean)ᵀ."""
-
-    @classmethod
-    def of_width(cls, width: int) -> "FeatureMoments":
-        return cls(count=0, mean=np.zeros(width), scatter=np.zeros((width, width)))
-
-    def add(self, features_ND: NDArray[np.floating]) -> None:
-        """Take in a batch (N, D). ValueError for another width."""
-        batch = np.asarray(features_ND, dtype=np.float64)
-        if batch.ndim != 2 or batch.shape[1] != len(self.mean):
-            raise ValueError(f"features are {batch.shape} and these moments have width {len(self.mean)}")
-        if not len(batch):
-            return
-        mean = batch.mean(axis=0)
-        centred = batch - mean
-        total = self.count + len(batch)
-        shift = mean - self.mean
-        self.scatter += centred.T @ centred + np.outer(shift, shift) * (self.count * len(batch) / total)
-        self.mean += shift * (len(batch) / total)
-        self.count = total
-
-    @property
-    def covariance(self) -> Doubles:
-        """Unbiased. ValueError for fewer than two rows."""
-        if self.count < 2:
-            raise ValueError(f"a covariance needs two pictures, not {self.count}")
-        return self.scatter / (self.count - 1)
-
-
-def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
-    """‖μ1-μ2‖² + Tr(C1 + C2 - 2·(C1·C2)^½) (Heusel et al. 2017).
-
-    The trace of the root is taken from the eigenvalues of C1^½·C2·C1^½, which is symmetric: no complex part to drop and
-    no ε on singular covariances (fewer pictures than features).
-    """
-    if first.mean.shape != second.mean.shape:
-        raise ValueError(f"features of width {len(first.mean)} and {len(second.mean)} do not compare")
-    values, vectors = np.linalg.eigh(first.covariance)
-    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    inner = root @ second.covariance @ root
-    trace = np.sqrt(np.clip(np.linalg.eigvalsh((inner + inner.T) / 2), 0, None)).sum()
-    shift = first.mean - second.mean
-    return float(shift @ shift + np.trace(first.covariance) + np.trace(second.covariance) - 2 * trace)
-
-
 def frechet_of_rows(first_ND: NDArray[np.floating], second_MD: NDArray[np.floating]) -> float:
-    """`frechet_distance` of two sets of rows (N, D) and (M, D), at the cost of the smaller of D and the numbers of rows.
+    """‖μ1-μ2‖² + Tr(C1 + C2 - 2·(C1·C2)^½) (Heusel et al. 2017) of two sets of rows (N, D) and (M, D).
+
+    Takes the cost of the smaller of D and the numbers of rows; no complex part to drop, and no ε on singular covariances
+    (fewer pictures than features).
 
     With A and B the centred rows over √(N-1) and √(M-1), C1 = AᵀA and C2 = BᵀB, and Tr (C1·C2)^½ is the sum of the
     singular values of A·Bᵀ.
@@ -85,45 +36,33 @@ def frechet_of_rows(first_ND: NDArray[np.floating], second_MD: NDArray[np.floati
     return float(shift @ shift + np.square(a).sum() + np.square(b).sum() - 2 * trace)
 
 
-def kernel_distance(first_ND: NDArray[np.floating], second_MD: NDArray[np.floating]) -> float:
+def kernel_distance(
+    first_ND: NDArray[np.floating], second_MD: NDArray[np.floating], groups: Sequence[str] | None = None
+) -> float:
     """Unbiased squared maximum mean discrepancy with the kernel (x·y/D + 1)³ (Bińkowski et al. 2018). May be negative.
 
+    With `groups`, one name for each row of both sets, which are then paired, no two rows of one group meet: pictures of one
+    person, and a picture and what it is compared with, are not independent, and the reference may repeat a person's.
+
     Raises:
-        ValueError: fewer than two rows, or widths that differ.
+        ValueError: fewer than two rows (or groups), or widths that differ.
     """
     x, y = np.asarray(first_ND, dtype=np.float64), np.asarray(second_MD, dtype=np.float64)
     if min(len(x), len(y)) < 2 or x.shape[1] != y.shape[1]:
         raise ValueError(f"features {x.shape} and {y.shape}: two rows and one width are needed")
+
+    if groups is not None:
+        names = np.asarray(groups)
+        apart = names[:, None] != names[None, :]
+        if x.shape != y.shape or len(names) != len(x) or not apart.any():
+            raise ValueError(f"features {x.shape} and {y.shape} of {len(set(groups))} groups: pairs of two groups are needed")
+        return float(_cubic(x, x)[apart].mean() + _cubic(y, y)[apart].mean() - 2 * _cubic(x, y)[apart].mean())
 
     def off_diagonal_mean(rows: Doubles) -> float:
         kernel = _cubic(rows, rows)
         return float((kernel.sum() - np.trace(kernel)) / (len(rows) * (len(rows) - 1)))
 
     return off_diagonal_mean(x) + off_diagonal_mean(y) - 2 * float(_cubic(x, y).mean())
-
-
-def kernel_distance_of_subsets(
-    first_ND: NDArray[np.floating],
-    second_MD: NDArray[np.floating],
-    *,
-    subsets: int = 100,
-    size: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """KID as it is published: mean and standard deviation over random subsets of `size` rows without replacement.
-
-    Fewer pictures than `size` shrink it to their number.
-    """
-    size = min(size, len(first_ND), len(second_MD))
-    random = np.random.default_rng(seed)
-    values = [
-        kernel_distance(
-            first_ND[random.choice(len(first_ND), size, replace=False)],
-            second_MD[random.choice(len(second_MD), size, replace=False)],
-        )
-        for _ in range(subsets)
-    ]
-    return float(np.mean(values)), float(np.std(values))
 
 
 def _cubic(x: Doubles, y: Doubles) -> Doubles:

@@ -10,9 +10,9 @@ from models.face3d.editing import FaceEdit, apply_edit
 from models.face3d.lighting import light_preset
 from models.face3d.open_head import load_open_head
 from models.face3d.parameters import FaceParameters
-from models.metrics.distribution import FeatureMoments, frechet_distance, frechet_of_rows
+from models.metrics.distribution import frechet_of_rows
 from models.metrics.inception import InceptionFeatures, load_inception
-from models.metrics.intervals import jackknife
+from models.metrics.intervals import bootstrap, bootstrap_root_difference, jackknife
 from models.metrics.perceptual import shift_tolerant
 from models.metrics.reid import confidence, reading
 from models.metrics.reinference import light_degrees, light_error, parameter_error
@@ -74,18 +74,41 @@ def test_brightness_is_no_error_of_light_and_direction_is() -> None:
 
 
 @pytest.mark.parametrize("counts", [(40, 60), (12, 9), (200, 10)])
-def test_the_frechet_distance_of_rows_is_that_of_their_moments(counts: tuple[int, int]) -> None:
+def test_the_frechet_distance_of_rows_is_that_of_their_covariances(counts: tuple[int, int]) -> None:
     generator = np.random.default_rng(0)
     mixing = generator.normal(size=(24, 24))
     rows = [generator.normal(loc, 1.0, (n, 24)) @ mixing for loc, n in zip((0.0, 0.3), counts, strict=True)]
-    moments = [FeatureMoments.of_width(24) for _ in rows]
-    for gathered, some in zip(moments, rows, strict=True):
-        gathered.add(some)
-    assert frechet_of_rows(*rows) == pytest.approx(frechet_distance(*moments), rel=1e-5)
+    first, second = (np.cov(some.T) for some in rows)
+    shift = rows[0].mean(axis=0) - rows[1].mean(axis=0)
+    root = np.sqrt(np.clip(np.linalg.eigvals(first @ second).real, 0, None)).sum()
+    expected = shift @ shift + np.trace(first) + np.trace(second) - 2 * root
+    assert frechet_of_rows(*rows) == pytest.approx(expected, rel=1e-5)
     assert frechet_of_rows(rows[0], rows[0]) == pytest.approx(0, abs=1e-6)
     assert frechet_of_rows(rows[0], rows[0] + 2) == pytest.approx(24 * 4, rel=1e-6)
     with pytest.raises(ValueError, match="two rows"):
         frechet_of_rows(rows[0][:1], rows[1])
+
+
+@pytest.mark.parametrize(("groups", "least"), [(10, 0.92), (40, 0.92)])
+def test_intervals_of_few_people_hold_what_they_say(groups: int, least: float) -> None:
+    random = np.random.default_rng(3)
+    names = np.repeat(np.arange(groups), 3).astype(str).tolist()
+    held = 0
+    for _ in range(300):
+        values = np.repeat(random.normal(size=groups), 3) + 0.3 * random.normal(size=3 * groups)
+        interval = bootstrap(values.tolist(), groups=names, resamples=500)
+        held += interval.low <= 0 <= interval.high
+    assert held / 300 >= least
+
+
+def test_the_difference_of_root_mean_squares_is_paired() -> None:
+    random = np.random.default_rng(4)
+    errors, names = random.normal(size=60), [f"{n // 3}" for n in range(60)]
+    same = bootstrap_root_difference(errors.tolist(), (-errors).tolist(), groups=names)
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+    worse = bootstrap_root_difference((2 * errors).tolist(), errors.tolist(), groups=names)
+    assert worse.mean == pytest.approx(np.sqrt(np.mean(errors**2)))
+    assert 0 < worse.low < worse.mean < worse.high
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
@@ -93,7 +116,9 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     names = [f"{i:03d}" for i in range(400)]
     mean, low, high = jackknife(lambda kept: float(values[kept].mean()), names, folds=400)
     assert mean == pytest.approx(values.mean())
-    assert (high - low) / 2 == pytest.approx(1.96 * values.std(ddof=1) / 20, rel=1e-6)
+    assert (high - low) / 2 == pytest.approx(1.9659 * values.std(ddof=1) / 20, rel=1e-4), "t of 399 degrees of freedom"
+    _, low, high = jackknife(lambda kept: float(values[kept].mean()), names, folds=10)
+    assert (high - low) / 2 > 2.2 * values.std(ddof=1) / 20 * 0.5
     with pytest.raises(ValueError, match="two people"):
         jackknife(lambda kept: 0.0, ["one"] * 3)
 

@@ -5,15 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from models.metrics.distribution import (
-    FeatureMoments,
-    frechet_distance,
     kernel_distance,
-    kernel_distance_of_subsets,
 )
 from models.metrics.intervals import bootstrap
 from models.metrics.perceptual import MetricUnavailable, PerceptualDistance, lpips_alex, shift_tolerant
@@ -120,31 +115,27 @@ def test_missing_shift_tolerant_weights_are_not_a_number(monkeypatch: pytest.Mon
         shift_tolerant()
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(2, 40), st.integers(1, 12), st.integers(1, 39), st.integers(0, 2**16))
-def test_moments_do_not_depend_on_how_they_are_gathered(count: int, width: int, cut: int, seed: int) -> None:
-    rows = np.random.default_rng(seed).normal(3, 2, (count, width))
-    gathered = FeatureMoments.of_width(width)
-    for part in (rows[:cut], rows[cut:]):
-        gathered.add(part)
-    np.testing.assert_allclose(gathered.mean, rows.mean(axis=0), atol=1e-10)
-    np.testing.assert_allclose(gathered.covariance, np.cov(rows.T).reshape(width, width), atol=1e-10)
-
-
 def test_distances_of_sets_with_known_answers() -> None:
     rows = np.random.default_rng(0).normal(size=(300, 8))
-    moved, same = FeatureMoments.of_width(8), FeatureMoments.of_width(8)
-    same.add(rows)
-    moved.add(rows + 2.0)
-    assert frechet_distance(same, same) == pytest.approx(0, abs=1e-9)
-    assert frechet_distance(same, moved) == pytest.approx(8 * 4.0, abs=1e-9)
-    mean, spread = kernel_distance_of_subsets(rows[:150], rows[150:], subsets=20, size=100)
-    assert abs(mean) < 3 * spread / 20**0.5 + 0.05
-    assert kernel_distance_of_subsets(rows, rows + 2, subsets=5, size=50)[0] > 1
+    assert abs(kernel_distance(rows[:150], rows[150:])) < 0.05
+    assert kernel_distance(rows[:150], rows[150:] + 2) > 1
     with pytest.raises(ValueError, match="two rows"):
         kernel_distance(rows[:1], rows)
     with pytest.raises(ValueError, match="width"):
-        moved.add(rows[:, :3])
+        kernel_distance(rows, rows[:, :3])
+
+
+def test_pictures_of_one_person_do_not_meet() -> None:
+    """A reference that repeats a person's photograph is worth each photograph once; a copy of it is at no distance."""
+    random = np.random.default_rng(1)
+    photographs, others = random.normal(size=(100, 16)), random.normal(size=(400, 16))
+    people = np.repeat([f"{n:03d}" for n in range(100)], 4).tolist()
+    repeated = np.repeat(photographs, 4, axis=0)
+    assert kernel_distance(repeated, repeated, people) == pytest.approx(0, abs=1e-12)
+    assert kernel_distance(repeated, repeated) < -0.01, "without the names it is less than nothing"
+    assert abs(kernel_distance(others, repeated, people)) < 0.02
+    with pytest.raises(ValueError, match="two groups"):
+        kernel_distance(others, repeated, ["one"] * 400)
 
 
 def test_bootstrap_covers_the_mean_and_respects_groups() -> None:

@@ -1,5 +1,6 @@
 """Protocols, manifests, figures, the regression rule: what needs no network."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -8,13 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flows.presets import paper, tiny, tiny_concatenation
 from models.images import encode_png
+from storage.records import commit_record
 from storage.stores import open_store
-from tasks.evaluate_protocol import EvaluationRequest, parquet, requested_manifest, requested_methods
-from tasks.evaluation_figures import Measured, comparisons, summary_of
+from tasks.evaluate_protocol import (
+    EvaluationRequest,
+    base_model,
+    check_estimable,
+    parquet,
+    refuse_empty,
+    requested_manifest,
+    requested_methods,
+)
+from tasks.evaluation_figures import FEWEST, Measured, comparisons, summary_of
 from tasks.evaluation_history import History, Watched, series_of, watched_figures, worse_than
 from tasks.evaluation_methods import BUILT_IN, images_digests, read_images
-from tasks.evaluation_pages import chosen_entries, history_svg
+from tasks.evaluation_pages import chosen_entries, history_svg, ranked_by
 from tasks.evaluation_protocols import MODES, PROTOCOLS, EvaluationManifest, build_manifest, protocol_of
 from tasks.evaluation_tables import NOT_AVAILABLE, all_tables, count_rows, markdown
 from tasks.sources import NoPhotos
@@ -98,6 +109,63 @@ def test_photographs_drive_one_another(tmp_path: Path) -> None:
     assert not any(method.is_reference for method in methods), "nobody knows the truth of a photograph"
 
 
+def test_people_of_the_training_are_not_evaluated() -> None:
+    with pytest.raises(ValueError, match=r"trained on \(seed 0\): take another seed, such as @1000"):
+        build_manifest(protocol_of("smoke"), "portraits:4x1")
+
+
+def test_a_damaged_manifest_is_told(manifest: EvaluationManifest) -> None:
+    values = json.loads(manifest.to_json())
+    entry = values["entries"][0]
+    for wrong, sentence in (
+        ({"format": 1}, "damaged"),
+        ({**values, "people": values["people"][1:]}, "people must be listed"),
+        ({**values, "entries": [{**entry, "driver": "nobody"}]}, "driver 'nobody'"),
+        ({**values, "entries": [entry, entry]}, "two entries alike"),
+        ({**values, "entries": [{**entry, "edit": {"yaw": 500}}]}, "yaw = 500"),
+        ({**values, "entries": []}, "and entries"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            EvaluationManifest.from_json(json.dumps(wrong).encode())
+
+
+def test_requests_that_contradict_themselves_are_refused(manifest: EvaluationManifest, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(manifest.to_json())
+    with pytest.raises(ValueError, match="leave people out"):
+        requested_manifest(EvaluationRequest(protocol="smoke", manifest=str(tmp_path / "manifest.json"), people=3))
+    methods = requested_methods(EvaluationRequest(protocol="smoke", images={"theirs": str(tmp_path)}), truth=True)
+    with pytest.raises(ValueError, match=rf"theirs=.* has no picture of the manifest, such as {manifest.entries[0].name}.png"):
+        refuse_empty(manifest, methods)
+    (tmp_path / f"{manifest.entries[0].name}.jpg").touch()
+    refuse_empty(manifest, methods)
+    with pytest.raises(ValueError, match="give source=FOLDER"):
+        check_estimable(paper(), manifest)
+    check_estimable(tiny(), manifest)
+
+
+def test_ablations_are_compared_without_carried_detail() -> None:
+    def other(protocol: str) -> bool:
+        request = EvaluationRequest(protocol=protocol, models={"trained without": "file:///x"})
+        return requested_methods(request, truth=True)[-1].carried
+
+    assert other("table1")
+    assert not other("table3"), "as the whole model there"
+
+
+def test_ours_is_no_baseline_by_accident(tmp_path: Path) -> None:
+    root = open_store(tmp_path)
+    commit_record(root.child("stage1/beside"), {}, {"config": {"model": "tiny", "conditioning": "concatenation"}})
+    assert base_model(root, None, tiny()) == "shipped"
+    mine = commit_record(root.child("stage1/mine"), {}, {"config": {"model": "tiny", "conditioning": None}})
+    assert base_model(root, None, tiny()) == mine.uri
+    assert base_model(root, None, tiny_concatenation()).endswith("beside")
+    commit_record(root.child("stage1/published"), {}, {"config": {"model": "tiny"}})
+    with pytest.raises(ValueError, match=r"2 models that could be evaluated: .*model=URI"):
+        base_model(root, None, tiny())
+    with pytest.raises(ValueError, match="no model of preset paper"):
+        base_model(open_store(tmp_path / "empty"), None, paper())
+
+
 def test_methods_are_named_once(tmp_path: Path) -> None:
     request = EvaluationRequest(protocol="smoke", images={"Theirs": "there"}, models={"concatenation": "file:///x"})
     assert [method.key for method in requested_methods(request, truth=True)][-2:] == ["concatenation", "theirs"]
@@ -132,7 +200,8 @@ def test_pictures_of_another_system_that_are_missing_are_told(manifest: Evaluati
     assert [a == b for a, b in zip(before, images_digests(str(tmp_path), entries), strict=True)] == [True] * 3 + [False]
 
 
-def test_ours_is_judged_pair_by_pair(manifest: EvaluationManifest) -> None:
+def test_ours_is_judged_pair_by_pair() -> None:
+    manifest = build_manifest(protocol_of("table1", people=FEWEST, each=2))
     methods = {
         "ours": measured(manifest, 0.2, 1),
         "copy": measured(manifest, 0.4, 2),
@@ -150,7 +219,10 @@ def test_ours_is_judged_pair_by_pair(manifest: EvaluationManifest) -> None:
     back = comparisons(methods["copy"], {"ours": methods["ours"]})
     assert {one["verdict"] for one in back if one["figure"] != "dlib_same_truth"} == {"worse"}
     summary = summary_of(methods)
-    assert summary["ours"]["pose"]["ssim_truth"]["count"] == 6
+    assert summary["ours"]["pose"]["ssim_truth"]["count"] == 2 * FEWEST
+    few = build_manifest(protocol_of("table1", people=FEWEST - 1, each=2))
+    found = comparisons(measured(few, 0.2, 1), {"copy": measured(few, 0.4, 2)})
+    assert {one["verdict"] for one in found} == {"undecided"}, "of so few people nothing is decided"
     assert summary["ours"]["all"]["frechet_truth"]["mean"] == pytest.approx(6 * 0.04, rel=0.01)
     assert "lpips_truth" not in summary["ours"]["all"]
 
@@ -163,7 +235,7 @@ def test_failures_are_counted_and_never_a_number(manifest: EvaluationManifest) -
     assert told["counts"]["copy"] == {
         "entries": 19, "ok": 18, "missing": 1, "refused": 0, "no_face": 18, "no_parameters": 0,
     }  # fmt: skip
-    assert told["summary"]["copy"]["pose"]["dlib_same_truth"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "count": 7}
+    assert told["summary"]["copy"]["pose"]["dlib_same_truth"] == {"mean": 0.0, "low": 0.0, "high": 0.75, "count": 7}
     assert "dlib_distance_truth" not in told["summary"]["copy"]["pose"]
     text = markdown(told)
     quality = next(table for table in all_tables(told) if table.title == "Pose, against the truth")
@@ -184,6 +256,7 @@ def test_best_median_and_worst_are_told_apart(manifest: EvaluationManifest) -> N
     blind = [{**row, "st_lpips_truth": None} if row["entry"] == chosen["best"] else row for row in one.rows]
     again = Measured(rows=blind, features=one.features, source=one.source, truth=one.truth)
     assert dict(chosen_entries(again, "light", truth=True))["worst"] == chosen["best"]
+    assert ranked_by("light", truth=True, not_available=["st_lpips"]) == "ssim_truth"
 
 
 def test_a_run_that_falls_out_of_the_accepted_interval_is_not_accepted(tmp_path: Path) -> None:
@@ -208,13 +281,20 @@ def test_a_run_that_falls_out_of_the_accepted_interval_is_not_accepted(tmp_path:
     history.add("e", figures(0.9))
     assert history.add("a", figures(0.8))[1], "accepted once is not accepted for ever"
     assert history.last_accepted().evaluation == "e"  # type: ignore[union-attr]
+    history.accept("d")
+    assert history.last_accepted().evaluation == "d", "a person's word counts also of an older run"  # type: ignore[union-attr]
+    assert history.add("f", figures(0.7))[1] == []
+    assert not history.add("g", ())[0].accepted, "a run without figures is no standard"
+    assert [one.name for one in worse_than(figures(0.8), ())] == ["pose/ssim_truth", "pose/face_found"]
+    assert [one.name for one in worse_than(figures(0.8), (), ["ssim"])] == ["pose/face_found"], "not measured here"
     assert "<svg" in history_svg(history.points())
     assert history_svg([]) == ""
 
 
 def test_the_rule_watches_every_mode_of_ours(manifest: EvaluationManifest) -> None:
-    found = watched_figures(summary_of({"ours": measured(manifest, 0.2, 1)}), truth=True)
+    found = watched_figures(summary_of({"ours": measured(manifest, 0.2, 1)}), "ours", truth=True)
     names = {one.name for one in found}
     assert {"pose/pose_mm", "expression/expression_mm", "light/light", "light/frechet_truth"} <= names
     assert "pose/light" not in names
-    assert watched_figures(summary_of({"copy": measured(manifest, 0.2, 1)}), truth=True) == ()
+    assert watched_figures(summary_of({"copy": measured(manifest, 0.2, 1)}), "ours", truth=True) == ()
+    assert watched_figures(summary_of({"plain": measured(manifest, 0.2, 1)}), "plain", truth=True), "of ablations too"

@@ -5,15 +5,19 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from models.images import encode_png
 from storage.records import committed
 from storage.stores import open_store
 from tasks.evaluate_protocol import collect
 from tasks.evaluation_figures import Measured
 from tasks.evaluation_methods import BUILT_IN, other_images
+from tasks.evaluation_protocols import build_manifest, protocol_of
 from tasks.evaluation_units import EvaluationJob, PersonDone, PersonWorker, model_digest
 from tests.evaluation_process import METHODS, small_job
+from tests.two_photographs import write_two_photographs
 
 pytestmark = pytest.mark.slow
 
@@ -67,10 +71,36 @@ def test_untrained_pictures_are_worst_and_their_missing_faces_are_told(measured:
     for row, copied in zip(measured["ours"].rows, measured["copy"].rows, strict=True):
         assert row["entry"] == copied["entry"]
         assert row["st_lpips_truth"] > copied["st_lpips_truth"]
-        if not row["face_found"]:
-            assert row["dlib_distance_source"] is None
-            assert row["dlib_same_source"] is False
-            assert row["pose_mm"] is None
+    blind = [row for one in measured.values() for row in one.rows if not row["face_found"]]
+    assert blind, "noise shows no face"
+    for row in blind:
+        assert row["dlib_distance_source"] is None
+        assert row["dlib_same_source"] is False
+        assert row["pose_mm"] is None
+
+
+def test_a_photograph_without_a_face_costs_its_own_entries_and_those_it_drives(tmp_path: Path) -> None:
+    write_two_photographs(tmp_path / "album")
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    (tmp_path / "album" / "wall.png").write_bytes(encode_png(noise))
+    manifest = build_manifest(protocol_of("smoke", people=3, each=2), str(tmp_path / "album"))
+    job = replace(small_job(str(tmp_path / "root")), manifest=manifest, methods=(BUILT_IN["copy"],))
+    worker = PersonWorker(job, None)
+    done = [worker.process(person) for person in manifest.people]
+    wall = next(person.id for person in manifest.people if person.name == "wall.png")
+    assert [one.person for one in done if one.refused is not None] == [wall]
+    rows = collect(job, done)["copy"].rows
+    assert [row["entry"] for row in rows] == [entry.name for entry in manifest.entries]
+    driven = {entry.name for entry in manifest.entries if entry.driver == wall}
+    assert driven, "somebody is driven by the wall"
+    for row in rows:
+        refused = row["person"] == wall or row["entry"] in driven
+        assert row["status"] == ("refused" if refused else "ok")
+        assert not refused or row["person"] == wall or row["reason"].startswith(f"the driver {wall}: ")
+    (tmp_path / "album" / "portrait.png").write_bytes((tmp_path / "album" / "mirrored.jpg").read_bytes())
+    job = replace(job, tools=replace(job.tools, digest="others"))
+    with pytest.raises(ValueError, match="no longer the photograph that the manifest names"):
+        again(worker, job)
 
 
 def test_a_second_pass_makes_nothing_and_a_new_method_only_its_own(
