@@ -91,10 +91,11 @@ def show_plan(parameters: Mapping[str, Any]) -> None:
 
     Nothing is downloaded, allocated or sent to a GPU, and no server is started.
     """
-    from flows.train_stage1 import configuration
+    from flows.train_stage1 import configuration, train_stage1
     from tasks.train_plan import plan_of
 
-    wanted = {name: parameters[name] for name in ("preset", "training", "workers", "steps") if name in parameters}
+    train_stage1.validate_parameters(dict(parameters))
+    wanted = {name: value for name, value in parameters.items() if name not in ("root", "features")}
     plan = plan_of(configuration(**wanted))
     show_table("configuration", ("field", "value"), plan.configuration)
     show_table("parameters", ("part", "number"), ((part, f"{n:,}") for part, n in plan.parameters))

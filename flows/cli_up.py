@@ -6,7 +6,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -112,7 +112,7 @@ def up(
 def register(
     pool_type: Annotated[Literal["process", "docker", "kubernetes"], typer.Option(help="Where runs run")] = "process",
     gpu_slots: Annotated[int, typer.Option(help="Trainings, fine-tunes and edits at once", min=1)] = 1,
-    cpu_slots: Annotated[int, typer.Option(help="Other runs at once", min=1)] = 4,
+    cpu_slots: Annotated[int, typer.Option(help="Other runs at once", min=1)] = 1,
     heartbeat_window: Annotated[int, typer.Option(help="Seconds without a heartbeat: crashed", min=60)] = 150,
 ) -> None:
     """Tell the Prefect server at PREFECT_API_URL about pool, queues, deployments and automations.
@@ -148,8 +148,9 @@ def _surroundings(home: Path, root: str | None, ports: Ports) -> Iterator[tuple[
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{ports.prefect}/api"
     os.environ.setdefault("INSTAFACE_LOG_FOLDER", str(home / "logs" / "runs"))
     (home / "prefect").mkdir(parents=True, exist_ok=True)
-    console.print("Starting the S3 store, Ray and Prefect; the first time takes a minute")
-    with embedded_s3(home / "s3", ports.s3) as bucket, Services() as services:
+    store = embedded_s3(home / "s3", ports.s3) if root is None else nullcontext()  # else a store of one's own, and its credentials
+    console.print(f"Starting {'the S3 store, ' if root is None else ''}Ray and Prefect; the first time takes a minute")
+    with store as bucket, Services() as services:
         os.environ["INSTAFACE_ROOT"] = check_root(root or f"{bucket}/demo")
         command, environment = ray_head(ports.ray, home / "ray", dashboard_port=ports.ray_dashboard)
         os.environ.update(environment)

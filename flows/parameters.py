@@ -1,10 +1,14 @@
 """Types of flow parameters: documented in the UI's forms, and checked by Prefect's API before a run exists."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field
 
 from tasks.image_uri import DRIVER_PATTERN, MAX_LENGTH, PATTERN, check_image_uri
+
+Config = TypeVar("Config")
 
 
 def _checked(uri: object) -> object:
@@ -12,6 +16,21 @@ def _checked(uri: object) -> object:
     if isinstance(uri, str):
         check_image_uri(uri)
     return uri
+
+
+def with_fields(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A configuration (dataclass) with some fields set otherwise.
+
+    Raises:
+        ValueError: a name that is no field, or a value that the configuration refuses.
+    """
+    known = [one.name for one in fields(config)]  # type: ignore[arg-type]  # a dataclass
+    if unknown := sorted(set(changes) - set(known)):
+        raise ValueError(f"changes={unknown}: there are {', '.join(known)}")
+    try:
+        return replace(config, **changes)  # type: ignore[type-var]
+    except TypeError as error:
+        raise ValueError(f"changes={dict(changes)}: {error}") from error
 
 
 PresetName = Annotated[

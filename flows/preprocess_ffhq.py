@@ -9,7 +9,7 @@ from pydantic import Field
 from flows import presets
 from flows.dataset_tables import publish_generations
 from flows.documented import documented
-from flows.parameters import PresetName, Root, Source
+from flows.parameters import PresetName, Root, Source, with_fields
 from tasks.dataset_card import card_task
 from tasks.encode import encode_task
 from tasks.extract import extract_task
@@ -75,7 +75,7 @@ def configured(preset: str, flip: str, changes: dict[str, Any] | None) -> Preset
     base = presets.by_name(preset)
     return replace(
         base,
-        shard=replace(base.shard, **(changes or {})),
+        shard=with_fields(base.shard, changes or {}),
         extract=replace(base.extract, flip=flip == "stored"),
         encode=replace(base.encode, flip=flip == "encode"),
     )

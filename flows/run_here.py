@@ -37,10 +37,13 @@ def run_here(flow_name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _absolute(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters in which a photograph is named as an erasure finds it again, from whatever folder that is asked for."""
-    from tasks.image_uri import absolute_uri
+    from tasks.image_uri import absolute_uri, check_image_uri
 
     uri = parameters.get("image_uri")
-    return {**parameters, "image_uri": absolute_uri(uri)} if isinstance(uri, str) else dict(parameters)
+    if not isinstance(uri, str):
+        return dict(parameters)
+    check_image_uri(uri)  # what is wrong is said of the address as it was given
+    return {**parameters, "image_uri": absolute_uri(uri)}
 
 
 def quiet_services() -> None:

@@ -1,6 +1,6 @@
 """train-stage1: Guidance Network, denoiser and projection learn from feature shards, on Ray Train."""
 
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from prefect import flow
@@ -8,7 +8,7 @@ from pydantic import Field
 
 from flows import presets, stage1_presets
 from flows.documented import documented
-from flows.parameters import PresetName, Root
+from flows.parameters import PresetName, Root, with_fields
 from flows.training_tables import publish_training
 from tasks.train_config import TrainConfig
 from tasks.train_stage1 import train_stage1_task
@@ -31,9 +31,13 @@ def train_stage1(
     steps: Annotated[int | None, Field(description="Optimiser steps; the preset's number by default", ge=1)] = None,
     training: TrainingName | None = None,
     workers: Annotated[int | None, Field(description="Ranks; the preset's number by default", ge=1)] = None,
+    changes: Annotated[
+        dict[str, Any] | None,
+        Field(description="Other fields of the training to set otherwise, such as batch, gpu, pairs or identity"),
+    ] = None,
 ) -> dict[str, Any]:
     """Train stage 1. To resume a stopped run, run the same command again, on as many ranks as there are now."""
-    config = configuration(preset, training, workers, steps)
+    config = configuration(preset, training, workers, steps, changes)
     with workspace(root) as place:
         model = train_stage1_task(config, features, place.root)
         publish_training(model)
@@ -41,11 +45,13 @@ def train_stage1(
 
 
 def configuration(
-    preset: str = "tiny", training: str | None = None, workers: int | None = None, steps: int | None = None
+    preset: str = "tiny",
+    training: str | None = None,
+    workers: int | None = None,
+    steps: int | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
     """The training that a run's parameters mean. Raises ValueError for values that cannot be."""
     config = stage1_presets.by_name(training) if training else stage1_presets.training_of(presets.by_name(preset))
-    changes: dict[str, Any] = {
-        name: value for name, value in (("workers", workers), ("steps", steps)) if value is not None
-    }
-    return replace(config, **changes)
+    given = {name: value for name, value in (("workers", workers), ("steps", steps)) if value is not None}
+    return with_fields(config, {**(changes or {}), **given})

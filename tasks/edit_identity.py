@@ -19,7 +19,7 @@ from storage.records import RECORD, Record, committed, only_record, read_record
 from storage.stores import Store, open_store
 from tasks.edit_config import EditConfig
 from tasks.edit_render import Driver, EditJob, render_edits
-from tasks.edit_requests import NamedEdit, parse_edits
+from tasks.edit_requests import GRID, GRID_WITHOUT_NAMES, NamedEdit, parse_edits
 from tasks.expressions import saved_expressions
 from tasks.image_uri import BadImageUri, read_drivers, read_image_uri
 from tasks.live import watch
@@ -72,6 +72,7 @@ def edit_request(
     root: Store,
     *,
     paste_back: bool = False,
+    estimator: str = "open",
 ) -> EditRequest:
     """What a flow was asked for, typed and checked. Without a driver `take` means nothing.
 
@@ -85,6 +86,7 @@ def edit_request(
         edits,
         drivers=[name for name, _ in drivers],
         saved=saved_expressions(root),
+        grid=GRID if estimator == "open" else GRID_WITHOUT_NAMES,
     )
     return EditRequest(
         edits=named,
@@ -245,5 +247,7 @@ def edit_task(
     """Identities and edits → images."""
     store = open_store(root)
     identities = chosen_identities(store, identity_ids, identity_uri)
-    request = edit_request(edits, driver_uri, take, store, paste_back=paste_back)
+    request = edit_request(
+        edits, driver_uri, take, store, paste_back=paste_back, estimator=preset.extract.estimator
+    )
     return edit_identities(preset, identities, request, store)

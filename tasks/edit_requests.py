@@ -21,6 +21,12 @@ GRID: tuple[Mapping[str, Any], ...] = (
     {"name": "turn, smile, light", "yaw": 15.0, "expressions": {"smile": 0.8}, "light": "left"},
 )
 """What a person wants to see first."""
+GRID_WITHOUT_NAMES: tuple[Mapping[str, Any], ...] = (
+    *(one for one in GRID if one["name"] not in ("smile", "surprise", "turn, smile, light")),
+    {"name": "mouth a little open", "expressions": {"mouth-open": 0.4}},
+    {"name": "turn, speak, light", "yaw": 15.0, "expressions": {"mouth-open": 0.6}, "light": "left"},
+)
+"""The same for FLAME, whose expressions have no names."""
 SWEPT = ("yaw", "pitch", "roll", "jaw", "light_strength")
 MOST_FRAMES = 240
 """Of one sweep."""
@@ -41,8 +47,9 @@ def parse_edits(
     *,
     drivers: Sequence[str] = (),
     saved: Mapping[str, Mapping[str, Any]] | None = None,
+    grid: Sequence[Mapping[str, Any]] = GRID,
 ) -> tuple[NamedEdit, ...]:
-    """Edits as a flow gets them (JSON) → typed; None is the default grid, or nothing beside driver frames.
+    """Edits as a flow gets them (JSON) → typed; None is the `grid`, or nothing beside driver frames.
 
     An edit has the fields of `FaceEdit` and a `name`. `"sweep": {"yaw": [-25, 25]}` with `"frames": 9` makes it a film:
     the fields named go from the first value to the last. `"expression": "grin"` adds an expression of `saved`.
@@ -52,7 +59,7 @@ def parse_edits(
         ValueError: a field that is none of an edit's, a value out of its range, a name given twice, no edit at all.
     """
     named: list[NamedEdit] = []
-    asked = (GRID if len(drivers) <= 1 else ()) if edits is None else edits
+    asked = (grid if len(drivers) <= 1 else ()) if edits is None else edits
     for number, values in enumerate(asked):
         fields = _with_saved(dict(values), saved or {})
         name = str(fields.pop("name", f"edit {number}"))

@@ -21,7 +21,7 @@ from models.diffusion.editor import InstaFace, draws_for
 from models.diffusion.sampling import sample
 from models.encoders.codec import LatentCodec, mode
 from models.encoders.face_recognition import DlibEncoder
-from models.face3d.editing import FaceEdit, apply_edit
+from models.face3d.editing import FaceEdit, apply_edit, possible
 from models.face3d.landmarks import FaceLandmarker, five_points
 from models.face3d.maps import ConditionMaps
 from models.images import decode_png
@@ -54,6 +54,8 @@ PREVIEWS: Mapping[str, FaceEdit] = {
     "smile": FaceEdit(expressions={"smile": 1.0}),
     "light from left": FaceEdit(light="left"),
 }
+WITHOUT_NAMES = ("mouth open", FaceEdit(expressions={"mouth-open": 1.0}))
+"""In place of the smile, for models whose expressions have no names (FLAME)."""
 CHECK_EVERY = 5
 """Steps between two looks at the validation loss, where early stopping is on."""
 
@@ -241,14 +243,16 @@ def preview(
     tokens = model.tokens(batch["semantic"], batch["face"])
     source = read_parameters(maps)
     side = decode_png(maps["render.png"]).shape[0]
-    edited = [mapper.estimator.maps(apply_edit(mapper.estimator.model, source, e), side) for e in PREVIEWS.values()]
+    face = mapper.estimator.model
+    shown = dict(one if possible(face, one[1]) else WITHOUT_NAMES for one in PREVIEWS.items())
+    edited = [mapper.estimator.maps(apply_edit(face, source, edit), side) for edit in shown.values()]
     conditions = torch.cat([batch["conditions"], map_latents(codec, edited).to(batch["conditions"])])
     made = sample(
         model, codec, conditions, tokens, keys=[job.image_sha256[:16]] * len(conditions), seed=config.seed,
         steps=config.steps, solver=config.solver,  # type: ignore[arg-type]  # checked by EditConfig
         guidance_tokens=model.guidance_tokens(batch["semantic"], batch["face"], tokens),
     )  # fmt: skip
-    return dict(zip(["rebuilt", *PREVIEWS], made.cpu(), strict=True))
+    return dict(zip(["rebuilt", *shown], made.cpu(), strict=True))
 
 
 def measure(rebuilt: torch.Tensor, image: Pixels, codec: LatentCodec, batch: Batch) -> dict[str, float | None]:

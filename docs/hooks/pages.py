@@ -23,9 +23,10 @@ log = logging.getLogger("mkdocs.hooks")
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Measurements lie outside docs/; they are pages all the same."""
-    for path in sorted((ROOT / "benchmarks").iterdir()):
-        if path.suffix in (".md", ".png", ".jpg", ".svg"):
-            files.append(File.generated(config, f"benchmarks/{path.name}", abs_src_path=str(path)))
+    for path in sorted((ROOT / "benchmarks").rglob("*")):
+        if path.suffix in (".md", ".png", ".jpg", ".svg", ".html"):
+            place = path.relative_to(ROOT).as_posix()
+            files.append(File.generated(config, place, abs_src_path=str(path)))
     return files
 
 
@@ -36,7 +37,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             markdown = markdown.replace(marker, made())
     markdown = markdown.replace("](../benchmarks/", "](benchmarks/")
     if page.file.src_uri.startswith("benchmarks/"):
-        markdown = markdown.replace("](../docs/", "](../")
+        markdown = markdown.replace("](../docs/", "](../").replace("](../../docs/", "](../../")
     return re.sub(r"\[`?(docs/[a-z-]+\.md)`?\]\(\1\)", lambda m: f"[{m[1]}]({Path(m[1]).name})", markdown)
 
 

@@ -72,7 +72,8 @@ REMEDIES: Final = {
     "Tombstoned": "The person's data were erased and must not come back under that name. Choose another `identity_id`.",
     "TooManyBadRows": "More photographs failed than may, so nothing was committed. Look at the reasons in the sentence and at "
     "`<root>/<stage>/<digest>/quarantine/`; a wrong `layout` and pictures without faces are the usual causes. A collection that "
-    "is meant to be so: raise `bad_share_limit` by `changes`.",
+    "is meant to be so: raise `bad_share_limit` by `changes` "
+    "where the first stage said it, in the preset where a later one did.",
     "TrainingStopped": "Not an error: somebody asked it to stop, and it saved. The same command goes on.",
     "TypeError in flows": "A mistake in a flow's own code: the sentence names the parameter.",
     "TypeError in models": "A mistake in a program that calls the library: see the function's docstring.",

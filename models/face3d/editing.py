@@ -259,6 +259,16 @@ def _direction(model: MorphableModel, name: str) -> tuple[NDArray[np.float64], f
     return change, opening
 
 
+def possible(model: MorphableModel, edit: FaceEdit) -> bool:
+    """Whether a model has every expression that an edit names."""
+    try:
+        for name in edit.expressions:
+            _direction(model, name)
+    except ValueError:
+        return False
+    return True
+
+
 def _can_do(model: MorphableModel) -> str:
     """The expressions a model has, in words: presets first, then single units."""
     units = {*model.expression_names} | ({"jawOpen"} if model.jaw is not None else set())

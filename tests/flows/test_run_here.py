@@ -6,7 +6,17 @@ import pytest
 from prefect.exceptions import ParameterTypeError
 
 from flows.run_here import run_here
+from flows.train_stage1 import configuration
 from tasks.user_errors import sentence
+
+
+def test_fields_of_a_training_can_be_changed_and_others_are_refused() -> None:
+    config = configuration("tiny-scratch", workers=1, changes={"batch": 4, "identity": "semantic_only"})
+    assert (config.batch, config.identity, config.workers) == (4, "semantic_only", 1)
+    with pytest.raises(ValueError, match=r"changes=\['accumulat'\]: there are .*accumulate"):
+        configuration(changes={"accumulat": 4})
+    with pytest.raises(ValueError, match="identity="):
+        configuration(changes={"identity": "neither"})
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,19 @@
 """Edits as a flow gets them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from models.face3d.editing import FaceEdit
+from models.face3d.editing import FaceEdit, possible
+from models.face3d.open_head import load_open_head
 from storage.errors import Conflict
 from storage.stores import open_store
-from tasks.edit_requests import GRID, parse_edits
+from tasks.edit_requests import GRID, GRID_WITHOUT_NAMES, parse_edits
 from tasks.expressions import remove_expression, save_expression, saved_expressions
+from tasks.identity_training import WITHOUT_NAMES
 
 
 def test_the_default_grid_covers_pose_expression_and_light() -> None:
@@ -20,6 +23,17 @@ def test_the_default_grid_covers_pose_expression_and_light() -> None:
     assert any(edit.expressions for edit in edits)
     assert any(edit.light for edit in edits)
     assert edits[0] == FaceEdit(), "the first shows the person as photographed"
+
+
+def test_flame_has_a_grid_of_what_it_can_do() -> None:
+    """FLAME's expressions have no names: of the open head only the jaw's unit is left here."""
+    head = load_open_head().model
+    nameless = replace(head, expression_names=tuple(n if n == "jawOpen" else "" for n in head.expression_names))
+    assert not all(possible(nameless, one.edit) for one in parse_edits(None))
+    assert all(possible(nameless, one.edit) for one in parse_edits(None, grid=GRID_WITHOUT_NAMES))
+    assert possible(nameless, WITHOUT_NAMES[1])
+    assert all(possible(head, one.edit) for one in parse_edits(None))
+    assert len(GRID_WITHOUT_NAMES) >= 10
 
 
 def test_drivers_add_an_edit_each_and_stand_in_for_the_grid() -> None:
