@@ -1,7 +1,8 @@
 """What all ranks agree on after a pass: the loss, whether to stop, and that every number is one."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -57,3 +58,18 @@ def guard_gradient(step: int, norm: float, rows: Sequence[Row], *, scaled: bool)
             f"step {step}: the gradient's norm is {norm} for the samples {sorted({key for _, key in rows})}: the training "
             "has diverged; lower the learning rate. The last checkpoint is from before"
         )
+
+
+DIVERGED = 1.5
+"""Times the best validation loss from which a training counts as diverged; sound ones stay below 1.1 (docs/log.md)."""
+
+
+def guard_validation(step: int, loss: float, best: Mapping[str, Any] | None) -> None:
+    """Raises: FloatingPointError for a validation loss far above the best one: the rest of the run would be wasted."""
+    if best is None or loss <= DIVERGED * best["loss"]:
+        return
+    raise FloatingPointError(
+        f"step {step}: the validation loss is {loss:.4g}, and it was {best['loss']:.4g} at step {best['step']}: the training has "
+        f"diverged. The weights of step {best['step']} are kept in best/; train again with a lower learning_rate, or one that "
+        "falls earlier (decay_from)"
+    )

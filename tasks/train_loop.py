@@ -24,7 +24,7 @@ from tasks.run_log import say
 from tasks.train_config import TrainConfig
 from tasks.train_data import Ahead, FeatureBatches, FeatureRows
 from tasks.train_estimate import cost_of, peak_flops
-from tasks.train_guard import gather, guard_gradient, guard_losses
+from tasks.train_guard import gather, guard_gradient, guard_losses, guard_validation
 from tasks.train_log import Figures, TrainLog, memory_gib
 from tasks.train_networks import distinctive, networks_for
 from tasks.train_state import Place, Training, check_same_run, export
@@ -176,9 +176,10 @@ class Run:
         with average.applied() if average else contextlib.nullcontext():
             if validating:
                 figures = self.validation.figures(self.training)
-                self._keep_best(figures[self.validation.measure])
                 if self.place.rank == 0:
                     self.log.step(self.step, figures)
+                guard_validation(self.step, figures[self.validation.measure], self.best)
+                self._keep_best(figures[self.validation.measure])
             if sampling and self.codec is not None:
                 grid = self.validation.grid(self.training, self.codec)
                 if self.place.rank == 0:
