@@ -200,7 +200,7 @@ def _sets(figure: Figure, measured: Measured) -> tuple[Distance, NDArray[np.floa
         return None
     columns = _SETS[kind]
     own, other = measured.features[:, columns], reference[:, columns]
-    if not own.shape[1]:
+    if not own.shape[1] or (kind in ("kernel", "kid") and len(people) < 3):  # with one left out two people have to meet
         return None
     return _frechet if kind in ("frechet", "fid") else kernel_distance, own, other
 

@@ -59,7 +59,7 @@ def test_there_are_job_variables_for_every_kind_of_pool_and_no_secrets() -> None
 
 
 def test_a_heartbeat_window_has_room_for_two_heartbeats() -> None:
-    options = {"rerun_deployment": uuid4(), "work_pool": uuid4(), "notification_block": None}
+    options = {"rerun_deployment": uuid4(), "working_queues": [uuid4()], "notification_block": None}
     assert len({one.name for one in automations(**options)}) == 7
     with pytest.raises(ValueError, match="60 is the least"):
         automations(**options, window=timedelta(seconds=59))

@@ -22,7 +22,7 @@ from tasks.evaluate_protocol import (
     requested_manifest,
     requested_methods,
 )
-from tasks.evaluation_figures import FEWEST, Measured, comparisons, summary_of
+from tasks.evaluation_figures import FEWEST, Measured, comparisons, figures_of, summary_of
 from tasks.evaluation_history import History, Watched, series_of, watched_figures, worse_than
 from tasks.evaluation_methods import BUILT_IN, images_digests, read_images
 from tasks.evaluation_pages import chosen_entries, history_svg, ranked_by
@@ -220,6 +220,9 @@ def test_ours_is_judged_pair_by_pair() -> None:
     assert {one["verdict"] for one in back if one["figure"] != "dlib_same_truth"} == {"worse"}
     summary = summary_of(methods)
     assert summary["ours"]["pose"]["ssim_truth"]["count"] == 2 * FEWEST
+    two = figures_of(measured(build_manifest(protocol_of("smoke")), 0.2, 1))
+    assert "frechet_truth" in two
+    assert "kernel_truth" not in two, "with one of two people left out nobody meets another"
     few = build_manifest(protocol_of("table1", people=FEWEST - 1, each=2))
     found = comparisons(measured(few, 0.2, 1), {"copy": measured(few, 0.4, 2)})
     assert {one["verdict"] for one in found} == {"undecided"}, "of so few people nothing is decided"
