@@ -16,9 +16,9 @@ from models.face3d.editing import FaceEdit
 from models.face3d.lighting import ambient_light, directional_light
 from models.portraits.scenes import scene_of
 from models.rng import numpy_generator
-from storage.canonical import canonical_json, digest_of
+from storage.canonical import canonical_json, digest_of, sha256_of
 from tasks.portraits import parse_portraits
-from tasks.sources import PORTRAITS, Photo, list_photos
+from tasks.sources import PORTRAITS, Photo, list_photos, read_photo
 
 Mode = Literal["pose", "expression", "light"]
 MODES: tuple[Mode, ...] = ("pose", "expression", "light")
@@ -198,7 +198,6 @@ def build_manifest(protocol: Protocol, source: str | None = None) -> EvaluationM
     source = source or f"{PORTRAITS}{protocol.people}x1@{HELD_OUT}"
     synthetic = source.startswith(PORTRAITS)
     photos = [one for one in list_photos(source) if not synthetic or one.name.endswith("-0000.png")]
-    photos = list({one.sha256: one for one in photos}.values())
     if synthetic and parse_portraits(source).seed == TRAINED_ON:
         raise ValueError(
             f"source={source!r} are the people that tiny was trained on (seed {TRAINED_ON}): take another seed, such as @{HELD_OUT}"
@@ -207,13 +206,14 @@ def build_manifest(protocol: Protocol, source: str | None = None) -> EvaluationM
     photos = held_out if len(held_out) >= protocol.people else photos
     if any(one.member for one in photos):
         raise ValueError(f"source={source!r} has photographs inside archives: unpack them for an evaluation")
-    if len(photos) < max(protocol.people, 1 if synthetic else 2):
+    if not synthetic and protocol.people < 2:
+        raise ValueError(f"people={protocol.people}: photographs drive one another, so at least 2 are needed")
+    people = _portraits(photos, protocol.people, source) if synthetic else _distinct(photos, protocol.people)
+    if len(people) < protocol.people:
         raise ValueError(
-            f"source={source!r} has {len(photos)} people and the protocol {protocol.name} asks for {protocol.people}"
-            f"{'' if synthetic else ' (at least 2: they drive one another)'}: give people={len(photos)} or more photographs"
+            f"source={source!r} has {len(people)} people and the protocol {protocol.name} asks for {protocol.people}: give "
+            f"people={len(people)} or more photographs"
         )
-    seed = parse_portraits(source).seed if synthetic else None
-    people = tuple(_person(photo, number, seed) for number, photo in enumerate(photos[: protocol.people]))
     entries = [
         _entry(protocol, people, place, mode, number)
         for place in range(len(people))
@@ -225,11 +225,32 @@ def build_manifest(protocol: Protocol, source: str | None = None) -> EvaluationM
     )
 
 
-def _person(photo: Photo, number: int, seed: int | None) -> Person:
-    portrait = None if seed is None else (seed, number, 0)
-    name = photo.key if portrait is None else f"{seed}-{number:04d}"
-    return Person(
-        id=name, store=photo.store_uri, name=photo.name, sha256=photo.sha256, portrait=portrait, aligned=photo.aligned
+def _portraits(photos: Sequence[Photo], wanted: int, source: str) -> tuple[Person, ...]:
+    seed = parse_portraits(source).seed
+    return tuple(
+        Person(
+            id=f"{seed}-{number:04d}",
+            store=photo.store_uri,
+            name=photo.name,
+            sha256=photo.sha256,
+            portrait=(seed, number, 0),
+            aligned=photo.aligned,
+        )
+        for number, photo in enumerate(photos[:wanted])
+    )
+
+
+def _distinct(photos: Sequence[Photo], wanted: int) -> tuple[Person, ...]:
+    """The first photographs of different bytes, fewer where there are no more. They are read: what tells photographs of a
+    listing apart need not be their bytes (`tasks.sources`), and a manifest is checked against its sha256 wherever it is run."""
+    found: dict[str, Photo] = {}
+    for photo in photos:
+        found.setdefault(sha256_of(read_photo(photo)), photo)
+        if len(found) == wanted:
+            break
+    return tuple(
+        Person(id=sha256[:16], store=photo.store_uri, name=photo.name, sha256=sha256, aligned=photo.aligned)
+        for sha256, photo in found.items()
     )
 
 

@@ -34,10 +34,11 @@ def test_smoke_makes_a_report_finds_itself_finished_compares_a_folder_and_fails_
     )  # fmt: skip
     assert asked.returncode == 0, asked.stderr
     assert (tmp_path / "asked" / "manifest.json").read_bytes() == (tmp_path / "report" / "manifest.json").read_bytes()
-    theirs = run_instaface(
-        "evaluate", *SMALL, "--root", "store", "--out", "other", "--manifest", "asked/manifest.json", "--images",
-        "renders=asked/asked", cwd=tmp_path,
-    )  # fmt: skip
+    given = ("--root", "store", "--out", "other", "--manifest", "asked/manifest.json", "--images", "renders=asked/asked")
+    both = run_instaface("evaluate", *SMALL, *given, cwd=tmp_path)
+    assert both.returncode == 1
+    assert "says who is edited and how: leave people, each out" in " ".join(both.stderr.split())
+    theirs = run_instaface("evaluate", *SMALL[:-4], *given, cwd=tmp_path)
     assert theirs.returncode == 0, theirs.stderr
     assert "renders" in (tmp_path / "other" / "tables.md").read_text()
     (evaluation,) = [

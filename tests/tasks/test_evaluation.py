@@ -11,7 +11,9 @@ import pytest
 
 from flows.presets import paper, tiny, tiny_concatenation
 from models.images import encode_png
+from storage.canonical import sha256_of
 from storage.records import commit_record
+from storage.s3 import S3Store
 from storage.stores import open_store
 from tasks.evaluate_protocol import (
     EvaluationRequest,
@@ -88,6 +90,17 @@ def test_a_manifest_is_drawn_once_and_for_all(manifest: EvaluationManifest) -> N
         EvaluationManifest.from_json(b'{"format": 99}')
 
 
+def test_photographs_that_other_programs_uploaded_are_named_by_their_bytes(s3_store: S3Store) -> None:
+    client = s3_store._requests._client
+    pictures = {name: encode_png(np.full((8, 8, 3), shade, np.uint8)) for name, shade in (("a", 1), ("b", 2), ("c", 1))}
+    for name, data in pictures.items():
+        client.put_object(Bucket=s3_store.bucket, Key=f"{s3_store.prefix}/{name}.png", Body=data)
+    found = build_manifest(protocol_of("smoke"), s3_store.uri)
+    assert [(one.name, one.sha256) for one in found.people] == [(f"{n}.png", sha256_of(pictures[n])) for n in "ab"]
+    with pytest.raises(ValueError, match="has 2 people"):
+        build_manifest(protocol_of("smoke", people=3), s3_store.uri)
+
+
 def test_people_of_a_small_protocol_have_the_same_edits_in_a_larger_one(manifest: EvaluationManifest) -> None:
     smaller = build_manifest(protocol_of("table3", people=2, each=1))
     for person in smaller.people:
@@ -103,6 +116,8 @@ def test_photographs_drive_one_another(tmp_path: Path) -> None:
     assert all(entry.driver not in (None, entry.person) and entry.take == (entry.mode,) for entry in found.entries)
     with pytest.raises(ValueError, match="has 3 people"):
         build_manifest(protocol_of("table1"), str(tmp_path))
+    with pytest.raises(ValueError, match="people=1: photographs drive one another"):
+        build_manifest(protocol_of("smoke", people=1), str(tmp_path))
     with pytest.raises(NoPhotos):
         build_manifest(protocol_of("smoke"), str(tmp_path / "nothing"))
     methods = requested_methods(EvaluationRequest(protocol="smoke"), truth=False)
