@@ -187,7 +187,6 @@ def evaluate_protocol(preset: Preset, request: EvaluationRequest, root: Store, p
         tools=instruments(), root=root.uri,
     )  # fmt: skip
     home = root.child(f"evaluations/{evaluation_digest(job)}")
-    series = series_of(manifest.protocol, manifest.digest, preset.name, request.parameters)
     made = 0
     with StageProgress("evaluate", total=len(manifest.entries) * len(methods), unit="images") as progress:
         record = read_record(home)
@@ -200,7 +199,9 @@ def evaluate_protocol(preset: Preset, request: EvaluationRequest, root: Store, p
                 raise ValueError(f"no photograph of the manifest can be used; the first: {done[0].person}: {done[0].refused}")
             record = _commit(job, done, home, progress.seconds)
     reused = progress.note.startswith("finished before")
-    figures = watched_figures(record.facts["summary"], record.facts["subject"], truth=manifest.has_truth)
+    subject = record.facts["subject"]
+    series = series_of(manifest.protocol, manifest.digest, preset.name, request.parameters, subject)
+    figures = watched_figures(record.facts["summary"], subject, truth=manifest.has_truth)
     digest = record.uri.rstrip("/").rpartition("/")[2]
     _, worse = History(root, series).add(digest, figures, tuple(record.facts["not_available"]))
     return ProtocolEvaluation(

@@ -2,8 +2,8 @@
 
     <root>/evaluations/history/<series>/<time>-<evaluation>.json
 
-A series holds evaluations that compare: one manifest, one preset, one way of estimating. A run is accepted when it is not
-worse than the last accepted one, or when a person accepts it (`instaface evaluate accept`).
+A series holds evaluations that compare: one manifest, one preset, one way of estimating, one method that is watched. A run
+is accepted when it is not worse than the last accepted one, or when a person accepts it (`instaface evaluate accept`).
 """
 
 import json
@@ -85,9 +85,12 @@ def tell_worse(series: str, worse: Sequence[Worse], evaluation: str) -> None:
     )  # fmt: skip
 
 
-def series_of(protocol: str, manifest: str, preset: str, parameters: str) -> str:
-    """Name of the series of evaluations that compare with each other."""
-    return f"{protocol}-{digest_of([protocol, manifest, preset, parameters])[:12]}"
+def series_of(protocol: str, manifest: str, preset: str, parameters: str, subject: str | None) -> str:
+    """Name of the series of evaluations that compare with each other.
+
+    The subject is the method whose figures are watched: pictures of `plain` say nothing about those of `ours`.
+    """
+    return f"{protocol}-{digest_of([protocol, manifest, preset, parameters, subject or ''])[:12]}"
 
 
 def watched_figures(

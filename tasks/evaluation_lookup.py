@@ -80,8 +80,8 @@ def _root_of(uri: str) -> Store:
 
 
 def _history(root: Store, record: Record) -> History:
-    facts = record.facts
-    return History(root, series_of(facts["protocol"], facts["manifest"], facts["preset"], facts["parameters"]))
+    named = (record.facts[name] for name in ("protocol", "manifest", "preset", "parameters", "subject"))
+    return History(root, series_of(*named))
 
 
 def _all_points(root: Store) -> list[tuple[Point, str]]:

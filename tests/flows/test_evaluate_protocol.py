@@ -41,12 +41,18 @@ def test_smoke_makes_a_report_finds_itself_finished_compares_a_folder_and_fails_
     theirs = run_instaface("evaluate", *SMALL[:-4], *given, cwd=tmp_path)
     assert theirs.returncode == 0, theirs.stderr
     assert "renders" in (tmp_path / "other" / "tables.md").read_text()
+    least = run_instaface("evaluate", *SMALL, "--methods", "copy", "--root", "store", "--out", "least", cwd=tmp_path)
+    assert least.returncode == 0, f"what is watched is another method: {least.stderr}"
     (evaluation,) = [
         home for home in open_store(tmp_path / "store").child("evaluations").folders() if _methods(tmp_path, home) == 5
     ]
 
-    (series,) = open_store(tmp_path / "store").child("evaluations/history").folders()
-    history = History(open_store(tmp_path / "store"), series)
+    histories = [
+        History(open_store(tmp_path / "store"), series)
+        for series in open_store(tmp_path / "store").child("evaluations/history").folders()
+    ]
+    assert sorted(len(history.points()) for history in histories) == [1, 2], "what is watched makes the series"
+    (history,) = [one for one in histories if len(one.points()) == 2]
     assert [point.accepted for point in history.points()] == [True, True]
     better = tuple(
         Watched(name=one.name, mean=one.mean + 0.5, low=one.mean + 0.4, high=one.mean + 0.6)

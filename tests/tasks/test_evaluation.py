@@ -284,7 +284,7 @@ def test_a_run_that_falls_out_of_the_accepted_interval_is_not_accepted(tmp_path:
             Watched(name="pose/face_found", mean=faces, low=faces, high=faces),
         )
 
-    history = History(open_store(tmp_path), series_of("smoke", "m", "debug", "true"))
+    history = History(open_store(tmp_path), series_of("smoke", "m", "debug", "true", "ours"))
     first, worse = history.add("a", figures(0.8))
     assert first.accepted
     assert worse == []
