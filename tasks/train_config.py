@@ -78,6 +78,9 @@ class TrainConfig:
     """Augmentation: noise added to the face embedding and the semantic tokens, in units of their own deviation."""
     semantic_dropout: float = 0.0
     """Augmentation: share of the semantic tokens that are set to zero."""
+    face_hidden: float = 0.0
+    """Augmentation: share of the photographs whose semantic tokens of the middle of the face are set to zero, so that who it is
+    has to come from the face embedding. Wants networks with an `identity_grid`."""
     maps_noise: float = 0.0
     """Augmentation: noise added to the latents of the maps, in units of their own deviation."""
 
@@ -131,7 +134,7 @@ class TrainConfig:
             raise ValueError(f"learning_rate={self.learning_rate}: choose one between 0 and 1, for example 1e-5")
         if not self.clip > 0:
             raise ValueError(f"clip={self.clip}: the largest norm of the gradient is positive, for example 1")
-        for name in ("pair_share", "decay_from", "semantic_dropout"):
+        for name in ("pair_share", "decay_from", "semantic_dropout", "face_hidden"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: a share between 0 and 1 is needed")
         for name in ("learning_rate_warmup", "weight_decay", "identity_noise", "maps_noise", "validation_samples"):

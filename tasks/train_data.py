@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models.diffusion.config import InstaFaceConfig
 from models.diffusion.editor import Draws, draws_for
+from models.diffusion.identity import face_cells
 from models.rng import numpy_generator, seed_of
 from tasks.array_bytes import from_npy
 from tasks.generation import Generation
@@ -123,6 +124,11 @@ class FeatureBatches:
             raise ValueError(
                 f"pairs=True, but no two training rows of {rows.place} show the same person: train without pairs"
             )
+        if config.face_hidden and not networks.identity_grid:
+            raise ValueError(
+                f"face_hidden={config.face_hidden}, but the semantic tokens of model={config.model!r} lie on no grid, so nobody "
+                "knows which of them show the face: set it to 0, or choose semantic_dropout"
+            )
         self._orders: dict[int, list[str]] = {}
 
     def keys(self, step: int) -> list[Row]:
@@ -186,6 +192,9 @@ class FeatureBatches:
                 chance = numpy_generator(c.seed, epoch, key, "semantic dropout")
                 tokens = arrays["semantic"][index]
                 tokens[chance.random(len(tokens)) < c.semantic_dropout] = 0
+            if c.face_hidden and numpy_generator(c.seed, epoch, key, "face hidden").random() < c.face_hidden:
+                cells = face_cells(self.networks.identity_grid).numpy()
+                arrays["semantic"][index][-len(cells) :][cells] = 0
 
 
 def join(draws: Sequence[Draws]) -> Draws:

@@ -22,12 +22,16 @@ from models.face3d.rotations import euler_xyz_matrix, matrix_axis_angle
 from models.portraits.people import Person
 from models.rng import numpy_generator
 
-__all__ = ["Scene", "edited", "scene_of", "scene_parameters", "start_parameters"]
+__all__ = ["MAX_YAW", "YAW", "Scene", "edited", "scene_of", "scene_parameters", "start_parameters"]
 
 FloatArray = npt.NDArray[np.float64]
 Generator = np.random.Generator
 Light = tuple[tuple[float, float, float], ...]
 
+YAW: Final = 38.0
+"""Degrees that heads are turned by at most, unless a wider population is asked for; as far as most photographs go."""
+MAX_YAW: Final = 75.0
+"""Degrees, of the widest population: beyond, the far half of the face is out of sight."""
 _PAIRS: Final = ("Left", "Right")
 # Where the mesh network finds the eyes and the mouth of portraits, as shares of the distances between them: measured
 # on 120 portraits, whose eyes it sees 5 % nearer to each other than the head's own points.
@@ -69,17 +73,22 @@ class Scene:
     """Applied one after another by models.face3d.editing.apply_edit."""
 
 
-def scene_of(seed: int, person: int, picture: int) -> Scene:
+def scene_of(seed: int, person: int, picture: int, *, yaw: float = YAW) -> Scene:
     """The scene `picture` (from 0) of the person `person` of the population `seed`; drawn for itself.
 
     All pictures of a person are one sitting: background, body and camera stay, so that what an edit keeps can be
-    learned from two of them.
+    learned from two of them. `yaw` is how far heads turn at most, in degrees; all else is the same for any of it.
+
+    Raises:
+        ValueError: a yaw outside 1…75.
     """
+    if not 1 <= yaw <= MAX_YAW:
+        raise ValueError(f"heads turn by at most 1 to {MAX_YAW:g} degrees, not {yaw:g}")
     rng = numpy_generator("portraits", seed, person, picture, "scene")
     sitting = numpy_generator("portraits", seed, person, "sitting")
-    yaw = float(np.clip(rng.normal(0, 17), -38, 38))
+    turned = float(np.clip(rng.normal(0, 17) * (yaw / YAW), -yaw, yaw))
     return Scene(
-        yaw=round(yaw, 2),
+        yaw=round(turned, 2),
         pitch=round(float(np.clip(rng.normal(0, 6.5), -15, 15)), 2),
         roll=round(float(np.clip(rng.normal(0, 1.2), -3, 3)), 2),
         body=round(float(np.clip(sitting.normal(0, 14), -35, 35)), 2),

@@ -50,9 +50,9 @@ def test_a_killed_fine_tune_is_finished_by_the_next_and_published_once(tmp_path:
 
 
 def test_equal_requests_at_once_train_once(tmp_path: Path, base: str) -> None:
-    processes = [start(tmp_path, base) for _ in range(3)]
+    processes = [start(tmp_path, base) for _ in range(5)]
     words = sorted(process.communicate(timeout=600)[0].splitlines()[-1] for process in processes)
-    assert words == ["found", "found", "trained"]
+    assert words == ["found"] * 4 + ["trained"]
 
 
 class ErasingReports(Reports):

@@ -166,6 +166,27 @@ def test_wrong_states_and_settings_are_refused() -> None:
         load_adaptation(model, config, state)
 
 
+@pytest.mark.parametrize("feed_forward", [False, True])
+def test_diffusers_reads_a_low_rank_identity(feed_forward: bool) -> None:
+    """The published tensors below `lora.` are an adapter of a plain UNet: the same pictures without this project."""
+    config = AdaptationConfig(kind="lora", rank=4, feed_forward=feed_forward)
+    model, _batch, draws = _adapted(config)
+    with torch.no_grad():
+        for name, parameter in model.denoiser.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(len(name)))
+    state = adaptation_state(model, config)
+    plain = small_model().denoiser
+    plain.load_lora_adapter(dict(state), prefix="lora")
+    tokens = state["tokens"].expand(len(draws.noise), -1, -1)
+    with torch.no_grad():
+        ours = model.denoise(draws.noise, draws.timesteps, tokens, None)
+        theirs = plain(draws.noise, draws.timesteps, tokens, return_dict=False)[0]
+        base = small_model().denoise(draws.noise, draws.timesteps, tokens, None)
+    torch.testing.assert_close(theirs, ours)
+    assert not torch.allclose(ours, base, atol=1e-2)
+
+
 def test_low_rank_updates_are_seeded() -> None:
     states = []
     for seed in (1, 1, 2):

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 
+from flows.presets import paper
+from models.diffusion.adaptation import AdaptationConfig, adapt, adaptation_state
 from models.diffusion.editor import InstaFace, draws_for
 from models.diffusion.fusion import fuse
 from models.diffusion.presets import paper_config
@@ -69,3 +73,27 @@ def test_builds_saves_loads_edits_and_trains(tmp_path: Path) -> None:
     assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
     print(f"peak memory: {edited:.1f} GB after an edit, {_peak():.1f} GB after a training step")
     assert _peak() < 24
+
+
+@pytest.mark.slow
+def test_a_low_rank_identity_has_less_than_7_mb_and_diffusers_reads_it(tmp_path: Path) -> None:
+    config = paper_config()
+    model = InstaFace.from_config(config, seed=0, dtype=torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    semantic = torch.randn(1, 257, config.semantic_width, generator=generator)
+    face = torch.nn.functional.normalize(torch.randn(1, config.face_width, generator=generator))
+    low_rank = AdaptationConfig(kind="lora", rank=paper().finetune.rank)
+    adapt(model, low_rank, semantic=semantic, face=face)
+    path = tmp_path / "weights.safetensors"
+    save_file(adaptation_state(model, low_rank, dtype=torch.float16), path)
+    print(f"{path.stat().st_size / 1e6:.2f} MB")
+    assert path.stat().st_size < 7e6
+    del model
+    gc.collect()
+    state = load_file(path)
+    with torch.device("meta"):
+        plain = UNet2DConditionModel(**config.unet_kwargs(config.denoiser_channels))
+    plain.to_empty(device="cpu").load_lora_adapter(dict(state), prefix="lora", adapter_name="one")
+    read = get_peft_model_state_dict(plain, adapter_name="one")
+    assert {f"lora.{name}" for name in read} == set(state) - {"tokens"}
+    assert all(torch.equal(tensor.half().cpu(), state[f"lora.{name}"]) for name, tensor in read.items())

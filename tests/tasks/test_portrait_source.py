@@ -1,5 +1,7 @@
 """Synthetic portraits as a source: listed without rendering, equal bytes, exact parameters, refused texts."""
 
+from dataclasses import replace
+
 import pytest
 
 from models.images import decode_png
@@ -31,6 +33,21 @@ def test_a_row_reads_as_the_portrait_it_lists_and_carries_its_truth() -> None:
     assert truth_parameters(row.truth) == portrait.parameters
 
 
+def test_a_wider_population_shows_the_same_people_turned_further() -> None:
+    usual, wide = list_photos("portraits:1x6@5/64"), list_photos("portraits:1x6@5/64~60")
+    assert list_photos("portraits:1x6@5/64~38") == usual, "38 degrees are the usual ones: nothing is made twice"
+    assert {row.sha256 for row in wide}.isdisjoint({row.sha256 for row in usual})
+    assert [row.person for row in wide] == [row.person for row in usual]
+    for picture, row in enumerate(wide):
+        scene, narrow = scene_of(5, 0, picture, yaw=60), scene_of(5, 0, picture)
+        assert scene == replace(narrow, yaw=scene.yaw)
+        assert scene.yaw == pytest.approx(narrow.yaw * 60 / 38, abs=0.02)
+        portrait = render_portrait(person_of(5, 0), scene, size=64)
+        assert (decode_png(read_photo(row)) == portrait.image).all()
+        assert row.truth is not None
+        assert truth_parameters(row.truth) == portrait.parameters
+
+
 def test_truth_of_another_generator_is_refused() -> None:
     row = list_portraits("portraits:1x1@0/64")[0]
     assert row.truth is not None
@@ -38,7 +55,18 @@ def test_truth_of_another_generator_is_refused() -> None:
         truth_parameters(row.truth[:15] + "0000" + row.truth[19:])
 
 
-@pytest.mark.parametrize("spec", ["portraits:", "portraits:0x3", "portraits:3", "portraits:2x2@-1", "portraits:2x2/4"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "portraits:",
+        "portraits:0x3",
+        "portraits:3",
+        "portraits:2x2@-1",
+        "portraits:2x2/4",
+        "portraits:2x2~0",
+        "portraits:2x2~90",
+    ],
+)
 def test_what_names_no_portraits_is_refused(spec: str) -> None:
     with pytest.raises(NoPhotos, match="portraits"):
         list_photos(spec)

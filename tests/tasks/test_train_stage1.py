@@ -10,6 +10,7 @@ import torch
 from small_features import features, random_sample
 from training_process import assert_equal, checkpoint
 
+from models.diffusion.identity import face_cells
 from storage.checkpoints import CheckpointStore
 from storage.errors import ShardCorrupt
 from storage.records import committed
@@ -130,6 +131,27 @@ def test_augmentation_changes_what_goes_in_and_not_the_target(tmp_path: Path) ->
         assert torch.equal(changed[name], again[name])
     assert 0.15 < float((changed["conditions"] - plain["conditions"]).std()) < 0.25
     assert bool((changed["semantic"] == 0).all(dim=-1).any())
+
+
+def test_a_hidden_face_leaves_the_rest_of_the_grid(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0)
+    samples = [random_sample(numbers) | {"semantic": numbers.normal(size=(17, 24))} for _ in range(4)]
+    generation = features(open_store(tmp_path), samples)
+    rows, config = FeatureRows(generation), replace(CONFIG, batch=4, face_hidden=0.5)
+    networks = replace(networks_for(config, generation), identity_context=True, identity_grid=4)
+    hidden = 0
+    for step in range(10):
+        plain = FeatureBatches(rows, replace(CONFIG, batch=4), networks).step(step)[0].tensors
+        changed = FeatureBatches(rows, config, networks).step(step)[0].tensors
+        assert all(torch.equal(changed[name], plain[name]) for name in ("moments", "conditions", "face"))
+        for own, seen in zip(plain["semantic"], changed["semantic"], strict=True):
+            zero = (seen == 0).all(dim=-1)
+            assert torch.equal(seen[~zero], own[~zero])
+            assert zero.tolist() in ([False] * 17, [False, *face_cells(4).tolist()]), "17 tokens: one of no place, then 4×4"
+            hidden += bool(zero.any())
+    assert 10 < hidden < 30, "half of 40 rows"
+    with pytest.raises(ValueError, match=r"face_hidden=0\.5, but the semantic tokens of model='debug' lie on no grid"):
+        FeatureBatches(rows, config, networks_for(config, generation))
 
 
 def test_the_model_is_the_average_with_the_weights_beside_it(finished: tuple[str, list[dict[str, Any]]]) -> None:
