@@ -48,6 +48,10 @@ def edit_identity(
     reference_scale: Annotated[
         float | None, Field(description="1: off; 3 follows the edited maps harder, at twice the cost", ge=0, le=20)
     ] = None,
+    guidance_scale: Annotated[
+        float | None,
+        Field(description="Classifier-free guidance, for models trained with condition_dropout; 1: off", ge=0, le=20),
+    ] = None,
     background_lock: Annotated[
         bool | None, Field(description="Keep what neither the old nor the new head covers")
     ] = None,
@@ -62,7 +66,8 @@ def edit_identity(
     names = [*([identity_id] if identity_id is not None else []), *identity_ids]
     chosen = presets.with_edit_options(
         presets.by_name(preset), steps=steps, solver=solver, seed=seed, reference_scale=reference_scale,
-        background_lock=background_lock, carry_detail=carry_detail, adaptation_scale=adaptation_scale,
+        guidance_scale=guidance_scale, background_lock=background_lock, carry_detail=carry_detail,
+        adaptation_scale=adaptation_scale,
     )  # fmt: skip
     with workspace(root) as place:
         results = edit_task(chosen, names, identity_uri, edits, driver_uri, tuple(take), paste_back, place.root)

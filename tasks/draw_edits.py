@@ -59,6 +59,8 @@ def draw_edits(
 ) -> list[Pixels]:
     """One picture (S, S, 3) an edit. `report` hears how many are done, and the place of the last of them in `wanted`.
 
+    Raises ValueError for a `guidance_scale` that the model was not trained for.
+
     `networks` are one model for all edits, or the fine-tuned ones by how much of the fine-tune an edit uses.
     """
     images: dict[int, Pixels] = {}
@@ -132,12 +134,17 @@ def _sampled(
     semantic, face = source.features["semantic"], source.features["face"]
     tokens = model.tokens(semantic, face)
     guided = config.reference_scale != 1
+    if config.guidance_scale != 1 and model.config.condition_dropout == 0:
+        raise ValueError(
+            f"guidance_scale={config.guidance_scale}: this model was trained without condition_dropout and does not know what "
+            "it draws without conditions; leave guidance_scale at 1, or train with changes={'condition_dropout': 0.1}"
+        )
     made = sample(
         model, codec, conditions.to(device), tokens, keys=[source.key] * len(conditions), seed=config.seed,
         steps=config.steps, solver=config.solver,  # type: ignore[arg-type]  # checked by EditConfig
         guidance_tokens=model.guidance_tokens(semantic, face, tokens), lock=lock,
         reference=map_latents(codec, [source.maps]).to(device) if guided else None,
-        reference_scale=config.reference_scale,
+        reference_scale=config.reference_scale, guidance_scale=config.guidance_scale,
     )  # fmt: skip
     return [to_pixels(one) for one in made]
 

@@ -104,7 +104,7 @@ def test_paper_page_names_what_is_there() -> None:
     for field, value in re.findall(
         r"`(\w+)(?:=\"(\w+)\")?`", "\n".join(re.findall(r"\| [^|]* \|$", choices, re.MULTILINE))
     ):
-        assert re.search(rf"^    {field}: ", config, re.MULTILINE) or field in ("root", "reference_scale"), field
+        assert re.search(rf"^    {field}: ", config, re.MULTILINE) or field in ("root", "reference_scale", "guidance_scale"), field
         assert f'"{value}"' in config or not value, value
 
 

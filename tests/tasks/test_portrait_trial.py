@@ -100,6 +100,19 @@ def test_turned_and_lit_edits_use_a_share_of_the_fine_tune(
     assert drawn([*film, edits[3]], EDIT) == [0.35, 0.35, 1.0], "a film does not change its networks"
 
 
+def test_classifier_free_guidance_wants_a_model_that_knows_of_no_conditions(
+    frozen: Frozen, subject: Subject, model: InstaFace
+) -> None:
+    config = replace(CONFIG, edit=replace(EDIT, guidance_scale=3.0))
+    with pytest.raises(ValueError, match=r"guidance_scale=3\.0: this model was trained without condition_dropout"):
+        made_pictures(model, frozen.codec, subject, config, ["smile"])
+    knowing = InstaFace.from_config(replace(model.config, condition_dropout=0.1))
+    plain, guided = (made_pictures(knowing, frozen.codec, subject, one, ["smile"])["smile"] for one in (CONFIG, config))
+    assert not np.array_equal(plain, guided)
+    with pytest.raises(ValueError, match="guidance_scale=-1"):
+        EditConfig(guidance_scale=-1)
+
+
 def test_a_fine_tune_trains_a_copy(subject: Subject, model: InstaFace) -> None:
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     own, losses = tuned(model, subject, CONFIG)
