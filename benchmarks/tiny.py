@@ -20,13 +20,14 @@ from tiny_report import write_report
 from flows.presets import by_name
 from models.diffusion.editor import InstaFace
 from models.diffusion.folder import load_model
+from models.diffusion.hidden_face import hide_face
 from models.images import encode_png
 from models.metrics.perceptual import shift_tolerant
 from models.portraits.people import person_of
 from models.portraits.portrait import render_portrait
 from models.portraits.scenes import scene_of
 from models.tiny.shipped import STAGE1, shipped_folder
-from tasks.featurizer import Featurizer
+from tasks.featurizer import Featurizer, map_latents
 from tasks.mapper import Mapper
 from tasks.portrait_scores import Judge, region_psnr, scored
 from tasks.portrait_trial import (
@@ -172,9 +173,29 @@ def _ablations(
     for method in ("no semantic tokens", "tokens of another person"):
         made = made_pictures(model, frozen.codec, subject, unlocked, ABLATED, features=stand_ins[method])
         rows += scored(judge, subject, f"{method}, without background lock", made)
+    rows += _hidden(model, frozen, judge, config, subject, other["face"])
     turned = {name: subject.edited[ABLATED[(place + 1) % len(ABLATED)]] for place, name in enumerate(ABLATED)}
     shuffled = made_pictures(model, frozen.codec, subject, config, ABLATED, wanted=turned)
     return rows + scored(judge, subject, "maps of another edit", shuffled)
+
+
+def _hidden(
+    model: InstaFace, frozen: Frozen, judge: Judge, config: TrialConfig, subject: Subject, other: torch.Tensor
+) -> list[dict]:
+    """What the face embedding tells where nothing else shows the face: neither semantic tokens nor the texture of the maps."""
+    own, hidden = subject.features, {}
+    for name in ABLATED:
+        wanted = subject.edited[name]
+        semantic, conditions = hide_face(model.config, own["semantic"], map_latents(frozen.codec, [wanted.maps]))
+        hidden[name] = dataclasses.replace(wanted, conditions=conditions)
+    faces = {"": own["face"], ", no face embedding": torch.zeros_like(own["face"]), ", face embedding of another": other}
+    rows = []
+    for method, face in faces.items():
+        made = made_pictures(
+            model, frozen.codec, subject, config, ABLATED, features={"face": face, "semantic": semantic}, wanted=hidden
+        )
+        rows += scored(judge, subject, f"face hidden{method}", made)
+    return rows
 
 
 def _features_of(number: int, frozen: Frozen, config: TrialConfig) -> dict[str, torch.Tensor]:

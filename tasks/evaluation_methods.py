@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from models.diffusion.adaptation import scaled
 from models.diffusion.editor import InstaFace
+from models.diffusion.hidden_face import hide_face
 from models.encoders.codec import LatentCodec, mode
 from models.face3d.maps import ConditionMaps
 from models.images import BadImage, read_image
@@ -42,6 +43,9 @@ class Method:
     """Of a model: fine-tune it on the photograph first."""
     without: Literal["", "face", "semantic"] = ""
     """Of a model: set the face embedding or the semantic tokens to zero, in fine-tune and edits."""
+    hidden: bool = False
+    """Of a model: hide the face from semantic tokens and maps, which show its texture, so that the face embedding alone tells who
+    it is (`models.diffusion.hidden_face`)."""
     carried: bool = False
     """Of a model: carry the photograph's detail along the surface, where the preset does. Off, pictures are the model's alone:
     that is what the paper describes, and where ablations show."""
@@ -70,6 +74,11 @@ BUILT_IN: Mapping[str, Method] = {
         Method(key="plain", label="ours without carried detail", kind="model"),
         Method(key="no-face", label="ours without face recognition", kind="model", without="face"),
         Method(key="no-semantic", label="ours without semantic tokens", kind="model", without="semantic"),
+        Method(key="hidden", label="face hidden, without fine-tune", kind="model", finetune=False, hidden=True),
+        Method(
+            key="hidden-no-face", label="the same without face recognition", kind="model", finetune=False, hidden=True,
+            without="face",
+        ),
         Method(key="shuffled", label="ours with maps of another edit", kind="model", shuffled=True),
     )
 }
@@ -133,6 +142,11 @@ class Maker:
         features = {name: one.to(self.device) for name, one in subject.features.items()}
         if method.without:
             features[method.without] = torch.zeros_like(features[method.without])
+        conditions = self._conditions(subject)
+        if method.hidden:
+            network, tokens = self.base(method.model).config, features["semantic"]
+            hidden, conditions = hide_face(network, tokens.expand(len(conditions), -1, -1), conditions)
+            features["semantic"] = hidden[:1]
         model, losses = self._model(method, subject, features)
         count = len(subject.entries)
         places = _shuffled(count) if method.shuffled else list(range(count))
@@ -143,7 +157,7 @@ class Maker:
                 scaled, self.base(method.model), model, self.preset.finetune.adaptation,
                 semantic=features["semantic"], face=features["face"],
             )  # fmt: skip
-        images = self._denoised(config, networks, features, subject, places)
+        images = self._denoised(config, networks, features, subject, places, conditions)
         names = [entry.name for entry in subject.entries]
         return dict(zip(names, images, strict=True)), {"losses": losses} if method.finetune else {}
 
@@ -160,10 +174,15 @@ class Maker:
         return self._tuned[key]
 
     def _denoised(
-        self, config: EditConfig, networks: InstaFace | Networks, features: Batch, subject: Subject, places: Sequence[int]
+        self,
+        config: EditConfig,
+        networks: InstaFace | Networks,
+        features: Batch,
+        subject: Subject,
+        places: Sequence[int],
+        conditions: torch.Tensor,
     ) -> list[Pixels]:
-        """Edits with the maps of the entries at `places`; guidance runs once an edit."""
-        conditions = self._conditions(subject)
+        """Edits with the maps, and their latents, of the entries at `places`; guidance runs once an edit."""
         source = Photographed(key=subject.key, maps=subject.maps, features=features, image=subject.image)
         wanted = [
             Wanted(

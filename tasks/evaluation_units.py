@@ -102,6 +102,8 @@ def pictures_digest(job: EvaluationJob, method: Method, person: Person) -> str:
             model_digest(job.model(method)), tuned, replace(job.preset.edit, gpu=False, batch=1), method.without,
             method.shuffled, method.carried,
         ]  # fmt: skip
+        if method.hidden:
+            parts.append("hidden")
         if method.carried and job.preset.edit.carry_detail:
             parts.append(CARRY)
     if method.kind == "images":

@@ -79,8 +79,8 @@ class TrainConfig:
     semantic_dropout: float = 0.0
     """Augmentation: share of the semantic tokens that are set to zero."""
     face_hidden: float = 0.0
-    """Augmentation: share of the photographs whose semantic tokens of the middle of the face are set to zero, so that who it is
-    has to come from the face embedding. Wants networks with an `identity_grid`."""
+    """Augmentation: share of the rows whose face is hidden from semantic tokens and maps, so that who it is has to come from the
+    face embedding (`models.diffusion.hidden_face`). Wants networks with an `identity_grid`."""
     maps_noise: float = 0.0
     """Augmentation: noise added to the latents of the maps, in units of their own deviation."""
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.diffusion.config import InstaFaceConfig
 from models.diffusion.editor import Draws, draws_for
-from models.diffusion.identity import face_cells
+from models.diffusion.hidden_face import hide_face
 from models.rng import numpy_generator, seed_of
 from tasks.array_bytes import from_npy
 from tasks.generation import Generation
@@ -127,7 +127,7 @@ class FeatureBatches:
         if config.face_hidden and not networks.identity_grid:
             raise ValueError(
                 f"face_hidden={config.face_hidden}, but the semantic tokens of model={config.model!r} lie on no grid, so nobody "
-                "knows which of them show the face: set it to 0, or choose semantic_dropout"
+                "knows which of them show the face: set it to 0"
             )
         self._orders: dict[int, list[str]] = {}
 
@@ -193,8 +193,9 @@ class FeatureBatches:
                 tokens = arrays["semantic"][index]
                 tokens[chance.random(len(tokens)) < c.semantic_dropout] = 0
             if c.face_hidden and numpy_generator(c.seed, epoch, key, "face hidden").random() < c.face_hidden:
-                cells = face_cells(self.networks.identity_grid).numpy()
-                arrays["semantic"][index][-len(cells) :][cells] = 0
+                shown = (torch.from_numpy(arrays[name][index : index + 1]) for name in ("semantic", "conditions"))
+                hidden = hide_face(self.networks, *shown)
+                arrays["semantic"][index], arrays["conditions"][index] = (one[0].numpy() for one in hidden)
 
 
 def join(draws: Sequence[Draws]) -> Draws:

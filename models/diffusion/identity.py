@@ -208,19 +208,6 @@ class IdentityPreserver(nn.Module):
         return face_tokens + self.shortcut * tokens if self.shortcut else tokens
 
 
-_FACE_BOX = (0.25, 0.375, 0.75, 0.875)
-"""Left, top, right, bottom of brows, eyes, nose and mouth in an FFHQ-aligned picture, whose eyes are 0.25 of a side apart at a
-height of 0.47, with the mouth at 0.75 (Karras et al. 2019, the alignment's own constants)."""
-
-
-def face_cells(grid: int) -> Tensor:
-    """Which of the grid² cells of an aligned picture, row by row, lie on the middle of the face: bool (grid²,)."""
-    centres = (torch.arange(grid) + 0.5) / grid
-    left, top, right, bottom = _FACE_BOX
-    across, down = (centres > left) & (centres < right), (centres > top) & (centres < bottom)
-    return (down[:, None] & across[None, :]).flatten()
-
-
 # IP-Adapter's names: `proj`, `norm`, `perceiver_resampler.…` for FaceID-Plus, the bare resampler for Plus.
 _RESAMPLER_NAMES = (
     ("input.", "proj_in."),

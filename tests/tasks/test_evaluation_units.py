@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flows.presets import by_name
+from models.diffusion.editor import InstaFace
+from models.diffusion.presets import tiny_config
 from models.images import encode_png
 from storage.records import committed
 from storage.stores import open_store
 from tasks.evaluate_protocol import collect
 from tasks.evaluation_figures import Measured
-from tasks.evaluation_methods import BUILT_IN, other_images
+from tasks.evaluation_methods import BUILT_IN, Maker, other_images
+from tasks.evaluation_people import Preparation
 from tasks.evaluation_protocols import build_manifest, protocol_of
 from tasks.evaluation_units import EvaluationJob, PersonDone, PersonWorker, model_digest
 from tests.evaluation_process import METHODS, SIDE, small_job
@@ -166,3 +170,19 @@ def test_a_killed_evaluation_goes_on_where_it_was(place: Path, tmp_path: Path, d
     job = small_job(str(root))
     finished = [PersonDone(person=one.person, scores=one.scores) for one in done]
     assert collect(job, finished)["ours"].rows == collect(small_job(str(place)), finished)["ours"].rows
+
+
+def test_hidden_faces_are_told_by_their_embedding_alone(worker: PersonWorker) -> None:
+    preset = by_name("tiny")
+    preset = replace(preset, edit=replace(preset.edit, steps=1, carry_detail=False))
+    manifest = build_manifest(protocol_of("smoke", people=2, each=1))
+    prepared = Preparation(preset, "true")
+    subject = prepared.subject(manifest, manifest.people[0])
+    random = InstaFace.from_config(tiny_config()).eval()
+    maker = Maker(preset, prepared.featurizer.codec, lambda place: random)
+    made = {key: maker.make(BUILT_IN[key], subject)[0] for key in ("zero-shot", "hidden", "hidden-no-face")}
+    assert [len(one) for one in made.values()] == [3, 3, 3]
+    for one, other in (("zero-shot", "hidden"), ("hidden", "hidden-no-face")):
+        assert all(not np.array_equal(made[one][name], made[other][name]) for name in made[one])
+    with pytest.raises(ValueError, match="no identity_grid"):
+        again(worker, replace(worker.job, methods=(BUILT_IN["hidden"],)))
