@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from models.diffusion.editor import InstaFace
 from models.diffusion.sampling import BackgroundLock, head_region, sample
 from models.encoders.codec import LatentCodec, mode
-from models.face3d.detail_carry import carry_detail, turned_or_lit
+from models.face3d.detail_carry import carry_detail, turned_or_lit, turns
 from models.face3d.maps import ConditionMaps
 from models.face3d.surface_flow import SurfaceFlow
 from tasks.edit_config import EditConfig
@@ -64,6 +64,7 @@ def draw_edits(
     `networks` are one model for all edits, or the fine-tuned ones by how much of the fine-tune an edit uses.
     """
     images: dict[int, Pixels] = {}
+    turned = _turned(source, wanted, config)
     scales = [1.0] * len(wanted) if isinstance(networks, InstaFace) else _scales(source, wanted, config)
     for scale in dict.fromkeys(scales):
         places = [place for place, one in enumerate(scales) if one == scale]
@@ -71,7 +72,9 @@ def draw_edits(
         rebuilt = _rebuilt(model, codec, source, [wanted[place] for place in places], config)
         for start in range(0, len(places), config.batch):
             some = places[start : start + config.batch]
-            made = _drawn(model, codec, source, [wanted[place] for place in some], config, rebuilt)
+            made = _drawn(
+                model, codec, source, [wanted[place] for place in some], config, rebuilt, [turned[place] for place in some]
+            )
             images |= dict(zip(some, made, strict=True))
             report(len(images), some[-1])
         del model  # before the next one is made: two do not fit everywhere
@@ -90,6 +93,15 @@ def _scales(source: Photographed, wanted: Sequence[Wanted], config: EditConfig) 
     ]
 
 
+def _turned(source: Photographed, wanted: Sequence[Wanted], config: EditConfig) -> list[bool]:
+    """Which edits turn a head whose detail is carried: long hair turns with it, so the background is not locked. What is drawn as
+    for the photograph stays all the same (`carry_detail`). Frames of a film are alike."""
+    carried = config.carry_detail and source.image is not None
+    alone = [carried and one.flow is not None and turns(one.flow) for one in wanted]
+    films = {one.film for one, turned in zip(wanted, alone, strict=True) if turned} - {None}
+    return [turned or one.film in films for one, turned in zip(wanted, alone, strict=True)]
+
+
 def _rebuilt(
     model: InstaFace, codec: LatentCodec, source: Photographed, wanted: Sequence[Wanted], config: EditConfig
 ) -> Pixels | None:
@@ -106,17 +118,20 @@ def _drawn(
     wanted: Sequence[Wanted],
     config: EditConfig,
     rebuilt: Pixels | None,
+    turned: Sequence[bool],
 ) -> list[Pixels]:
     """One batch."""
     latents = [map_latents(codec, [one.maps]) if one.conditions is None else one.conditions for one in wanted]
     locked = config.background_lock and "moments" in source.features
-    lock = _lock(source, [one.maps for one in wanted]) if locked else None
+    lock = _lock(source, [one.maps for one in wanted], turned) if locked and not all(turned) else None
     images = []
-    for one, picture in zip(wanted, _sampled(model, codec, source, torch.cat(latents), config, lock), strict=True):
+    drawn = _sampled(model, codec, source, torch.cat(latents), config, lock)
+    for one, picture, turning in zip(wanted, drawn, turned, strict=True):
         if rebuilt is not None and source.image is not None and one.flow is not None:
             picture = carry_detail(
-                picture, rebuilt, source.image, one.flow, source.maps, one.maps, keep_background=config.background_lock
-            )
+                picture, rebuilt, source.image, one.flow, source.maps, one.maps,
+                keep_background=config.background_lock, turned=turning,
+            )  # fmt: skip
         images.append(picture)
     return images
 
@@ -149,11 +164,13 @@ def _sampled(
     return [to_pixels(one) for one in made]
 
 
-def _lock(source: Photographed, edited: Sequence[ConditionMaps]) -> BackgroundLock:
+def _lock(source: Photographed, edited: Sequence[ConditionMaps], turned: Sequence[bool]) -> BackgroundLock:
+    """The background of the photograph, of edits that do not turn the head."""
     moments = source.features["moments"]
     size = (moments.shape[-2], moments.shape[-1])
     before = _masks([source.maps]).expand(len(edited), -1, -1, -1)
-    return BackgroundLock(source=mode(moments), free=head_region(before, _masks(edited), size=size).to(moments))
+    free = head_region(before, _masks(edited), size=size).to(moments)
+    return BackgroundLock(source=mode(moments), free=free.maximum(torch.tensor(turned).view(-1, 1, 1, 1).to(free)))
 
 
 def _masks(maps: Sequence[ConditionMaps]) -> torch.Tensor:

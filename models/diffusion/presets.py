@@ -47,6 +47,7 @@ def tiny_config(*, semantic_width: int = 268, face_width: int = 128) -> InstaFac
         semantic_width=semantic_width,
         face_width=face_width,
         identity_depth=2,
+        identity_shortcut=1.0,  # without, training let the resampler come out the same for everybody (docs/log.md)
         identity_context=True,
         identity_grid=8,
         latent_gains=_TINY_GAINS,

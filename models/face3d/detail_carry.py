@@ -21,7 +21,7 @@ from models.face3d.surface_flow import SurfaceFlow
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
-VERSION = "2"
+VERSION = "3"
 """Names the pictures made here: results that hold them are found again while it stays."""
 
 SHADING = (0.02, 0.06, 0.12)
@@ -68,6 +68,7 @@ def carry_detail(
     after: ConditionMaps,
     *,
     keep_background: bool = True,
+    turned: bool = False,
 ) -> Pixels:
     """An edit with the photograph's detail.
 
@@ -79,6 +80,8 @@ def carry_detail(
         before, after: condition maps of the photograph and of the edit.
         keep_background: take what the edit does not touch from the photograph: with some margin all that neither the old nor
             the new head covers and the parts of the head that stay as they were, and within it what was drawn as before.
+        turned: the edit turns the head (`turns`), and long hair with it, which no mask of the head covers: of the background only
+            what was drawn as before is kept, however far away.
 
     Raises:
         ValueError: shapes that differ.
@@ -99,14 +102,20 @@ def carry_detail(
     result = wanted + (same * _trust(flow, displacement, side))[..., None] * (detailed - wanted)
     if keep_background:
         result += _unchanged(flow, wanted, drawn)[..., None] * (known - result)
-        result += _beyond(_touched(flow, before, after), side)[..., None] * (known - result)
+        if not turned:
+            result += _beyond(_touched(flow, before, after), side)[..., None] * (known - result)
     return np.asarray(np.clip(result + 0.5, 0, 255), np.uint8)
 
 
 def turned_or_lit(flow: SurfaceFlow, before: ConditionMaps, after: ConditionMaps) -> bool:
     """Whether an edit turns the head or lights it anew, rather than changing its expression alone."""
-    turned = np.linalg.norm(flow.stiff, axis=2)[flow.head].mean() if flow.head.any() else 0.0
-    return bool(turned > TURNED * len(flow.head) or _shading_change(flow, before, after) > LIT_ANEW)
+    return turns(flow) or _shading_change(flow, before, after) > LIT_ANEW
+
+
+def turns(flow: SurfaceFlow) -> bool:
+    """Whether an edit turns the head."""
+    moved = np.linalg.norm(flow.stiff, axis=2)[flow.head].mean() if flow.head.any() else 0.0
+    return bool(moved > TURNED * len(flow.head))
 
 
 def _shading_change(flow: SurfaceFlow, before: ConditionMaps, after: ConditionMaps) -> float:
