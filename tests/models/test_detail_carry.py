@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.face3d import detail_carry
-from models.face3d.detail_carry import carry_detail, turned_or_lit
+from models.face3d.detail_carry import carry_detail, turned_or_lit, turns
 from models.face3d.editing import FaceEdit, apply_edit
 from models.face3d.maps import ConditionMaps
 from models.face3d.open_head import load_open_head
@@ -53,11 +53,13 @@ def test_the_same_point_of_the_skin_has_the_same_albedo(edit: FaceEdit) -> None:
 
 def test_turns_and_light_are_told_from_expressions() -> None:
     asked = [TURN, SMILE, LIGHT, FaceEdit(jaw=1.0), FaceEdit(yaw=3.0), FaceEdit(roll=10.0)]
-    found = []
+    found, moved = [], []
     for edit in asked:
         before, after, flow = seen_by(edit)
         found.append(turned_or_lit(flow, maps_of(before), maps_of(after)))
+        moved.append(turns(flow))
     assert found == [True, False, True, False, False, True]
+    assert moved == [True, False, False, False, False, True]
     outside = replace(flow, head=np.zeros_like(flow.head), seen=np.zeros_like(flow.seen))
     assert not turned_or_lit(outside, maps_of(before), maps_of(before)), "no head in the picture"
 
@@ -204,6 +206,25 @@ def test_a_pattern_on_the_wall_does_not_turn_with_the_head() -> None:
     near = grown(before.head | after.head, 25) & ~grown(before.head | after.head, 9)
     carried = carry_detail(drawn, rebuilt, walls[0].astype(np.uint8), flow, maps_of(before), maps_of(after))
     assert decibels(carried, walls[1], near) > decibels(drawn, walls[1], near) + 3
+
+
+def test_long_hair_far_from_the_head_turns_with_it() -> None:
+    before, after, flow = seen_by(TURN)
+    assert turns(flow)
+    photograph = before.image.copy()
+    photograph[:, -11:-3] = 220  # a strand beyond the margin, which the edit draws elsewhere
+    maps = maps_of(before), maps_of(after)
+    locked, free = (
+        carry_detail(after.image, photograph, photograph, flow, *maps, turned=turned) for turned in (False, True)
+    )
+    far = detail_carry._beyond(detail_carry._touched(flow, *maps), SIDE) > 0.999
+    strand, wall = far.copy(), far.copy()
+    strand[:, :-9], strand[:, -5:], wall[:, -24:] = False, False, False
+    assert min(strand.sum(), wall.sum()) > 100
+    assert np.array_equal(locked[strand], photograph[strand])
+    left, gone = (np.abs(one[strand].astype(int) - after.image[strand]).mean() for one in (free, photograph))
+    assert left < 0.25 * gone
+    assert np.abs(free[wall].astype(int) - photograph[wall]).mean() < 1, "drawn as for the photograph, noise aside"
 
 
 def test_sizes_must_agree() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from models.diffusion.editor import InstaFace
 from models.diffusion.presets import debug_config
+from models.diffusion.sampling import BackgroundLock, sample
 from tasks.draw_edits import Photographed, Wanted, draw_edits
 from tasks.edit_config import EditConfig, FinetuneConfig
 from tasks.encode import EncodeConfig
@@ -98,6 +100,34 @@ def test_turned_and_lit_edits_use_a_share_of_the_fine_tune(
     assert drawn(edits, EDIT, image=False) == [1.0] * 4, "nothing to carry from"
     film = [replace(one, film="talk") for one in edits[:2]]
     assert drawn([*film, edits[3]], EDIT) == [0.35, 0.35, 1.0], "a film does not change its networks"
+
+
+def test_the_background_is_locked_unless_the_head_turns(
+    frozen: Frozen, subject: Subject, model: InstaFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked: list[list[bool]] = []
+
+    def recorded(*arguments: Any, lock: BackgroundLock | None, **options: Any) -> torch.Tensor:
+        rows = len(arguments[2])
+        locked.append([False] * rows if lock is None else [bool((one == 0).any()) for one in lock.free])
+        return sample(*arguments, lock=lock, **options)
+
+    monkeypatch.setattr("tasks.draw_edits.sample", recorded)
+    source = Photographed(
+        key=subject.key, maps=subject.maps, features=subject.features, image=subject.source.image
+    )
+
+    def drawn(config: EditConfig, film: str | None = None) -> list[bool]:
+        """Whether the background of a turn, a smile and a light is locked."""
+        locked.clear()
+        edits = [replace(subject.edited[name], film=film) for name in ("turn left", "smile", "light left")]
+        draw_edits(model, frozen.codec, source, edits, config)
+        return locked[-1]
+
+    assert drawn(EDIT) == [False, True, True]
+    assert drawn(EDIT, film="talk") == [False, False, False], "frames of a film are alike"
+    assert drawn(replace(EDIT, carry_detail=False)) == [True, True, True]
+    assert drawn(replace(EDIT, background_lock=False)) == [False, False, False]
 
 
 def test_classifier_free_guidance_wants_a_model_that_knows_of_no_conditions(
