@@ -86,7 +86,8 @@ class EditConfig:
     """Classifier-free guidance over identity and maps together: 1 is off (paper), 2 to 7 usual, at twice the cost. Wants a model
     that was trained with `condition_dropout`."""
     background_lock: bool = True
-    """Keep what neither the old nor the new head covers as it is in the photograph."""
+    """Keep what neither the old nor the new head covers as it is in the photograph; of edits that turn the head and carry detail,
+    what is drawn as it was for the photograph."""
     carry_detail: bool = False
     """Carry what the model got wrong in rebuilding the photograph along the surface to the edit; one more picture is drawn."""
     batch: int = 8
