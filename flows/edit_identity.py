@@ -12,6 +12,13 @@ from flows.stage_tables import publish_edits
 from tasks.edit_identity import edit_task
 from tasks.workspace import workspace
 
+ReferenceScale = Annotated[
+    float, Field(description="1: off; 3 follows the edited maps harder, at twice the cost", ge=0, le=20)
+]
+GuidanceScale = Annotated[
+    float, Field(description="Classifier-free guidance, for models trained with condition_dropout; 1: off", ge=0, le=20)
+]
+
 
 @flow(name="edit-identity", log_prints=True)
 @documented
@@ -45,13 +52,8 @@ def edit_identity(
         Literal["ddim", "unipc", "dpm++"] | None, Field(description="Sampler; ddim as in the paper")
     ] = None,
     seed: Annotated[int | None, Field(description="Seed of the starting noise", ge=0, lt=2**63)] = None,
-    reference_scale: Annotated[
-        float | None, Field(description="1: off; 3 follows the edited maps harder, at twice the cost", ge=0, le=20)
-    ] = None,
-    guidance_scale: Annotated[
-        float | None,
-        Field(description="Classifier-free guidance, for models trained with condition_dropout; 1: off", ge=0, le=20),
-    ] = None,
+    reference_scale: ReferenceScale | None = None,
+    guidance_scale: GuidanceScale | None = None,
     background_lock: Annotated[
         bool | None, Field(description="Keep what neither the old nor the new head covers")
     ] = None,
