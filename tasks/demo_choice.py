@@ -9,11 +9,11 @@ import numpy as np
 from prefect import task
 
 from models.images import encode_png, read_image
-from models.portraits.scenes import scene_of
 from storage.canonical import sha256_of
 from storage.stores import Store, open_store
 from tasks.generation import OK, Generation, find_generation
 from tasks.image_uri import read_image_uri
+from tasks.portraits import portrait_scene
 from tasks.sources import PORTRAITS
 
 _READ = ("image.png", "meta.json")
@@ -57,8 +57,7 @@ def _yaw(meta: Mapping[str, Any]) -> float | None:
     """Of the face that was detected, or of the synthetic portrait."""
     truth = json.loads(meta["truth"] or "{}")
     if "portrait" in truth:
-        _, seed, person, picture = truth["portrait"]
-        return scene_of(seed, person, picture).yaw
+        return portrait_scene(truth["portrait"]).yaw
     found: float | None = meta["yaw_degrees"]
     return found
 

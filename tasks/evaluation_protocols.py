@@ -14,7 +14,7 @@ import numpy as np
 
 from models.face3d.editing import FaceEdit
 from models.face3d.lighting import ambient_light, directional_light
-from models.portraits.scenes import scene_of
+from models.portraits.scenes import YAW, scene_of
 from models.rng import numpy_generator
 from storage.canonical import canonical_json, digest_of, sha256_of
 from tasks.portraits import parse_portraits
@@ -23,7 +23,7 @@ from tasks.sources import PORTRAITS, Photo, list_photos, read_photo
 Mode = Literal["pose", "expression", "light"]
 MODES: tuple[Mode, ...] = ("pose", "expression", "light")
 FORMAT = 1
-TRAINED_ON = 0
+TRAINED_ON = (0, 1)
 """Seed of the synthetic population of docs/tiny.md."""
 HELD_OUT = 1000
 """Seed of the synthetic population that no training sees."""
@@ -198,10 +198,8 @@ def build_manifest(protocol: Protocol, source: str | None = None) -> EvaluationM
     source = source or f"{PORTRAITS}{protocol.people}x1@{HELD_OUT}"
     synthetic = source.startswith(PORTRAITS)
     photos = [one for one in list_photos(source) if not synthetic or one.name.endswith("-0000.png")]
-    if synthetic and parse_portraits(source).seed == TRAINED_ON:
-        raise ValueError(
-            f"source={source!r} are the people that tiny was trained on (seed {TRAINED_ON}): take another seed, such as @{HELD_OUT}"
-        )
+    if synthetic:
+        _check_population(source)
     held_out = [one for one in photos if one.split != "train"]  # of FFHQ's numbers; other folders have no splits
     photos = held_out if len(held_out) >= protocol.people else photos
     if any(one.member for one in photos):
@@ -223,6 +221,20 @@ def build_manifest(protocol: Protocol, source: str | None = None) -> EvaluationM
     return EvaluationManifest(
         protocol=protocol.name, seed=protocol.seed, source=source, people=people, entries=tuple(entries)
     )
+
+
+def _check_population(source: str) -> None:
+    population = parse_portraits(source)
+    if population.seed in TRAINED_ON:
+        raise ValueError(
+            f"source={source!r} are people that tiny was trained on (seed {population.seed}): take another seed, such as "
+            f"@{HELD_OUT}"
+        )
+    if population.yaw != YAW:
+        raise ValueError(
+            f"source={source!r} turns heads by up to {population.yaw} degrees, and an evaluation asks for its own turns: leave "
+            f"~{population.yaw} out"
+        )
 
 
 def _portraits(photos: Sequence[Photo], wanted: int, source: str) -> tuple[Person, ...]:

@@ -9,7 +9,7 @@ from models.face3d.parameters import FaceParameters
 from models.images import encode_png
 from models.portraits.people import Person, person_of
 from models.portraits.portrait import GENERATOR_DIGEST, render_portrait
-from models.portraits.scenes import MAX_YAW, YAW, scene_of, scene_parameters
+from models.portraits.scenes import MAX_YAW, YAW, Scene, scene_of, scene_parameters
 from models.portraits.skin import albedo_of
 from storage.canonical import canonical_json, sha256_of
 from tasks.sources import PORTRAITS, NoPhotos, Photo
@@ -107,14 +107,19 @@ def portrait_truth(what: list[str | int]) -> FaceParameters:
     Raises:
         ValueError: the row was listed by another version of the generator, whose portraits looked otherwise.
     """
-    digest, seed, person, picture, *wider = what
+    digest, seed, person = what[:3]
     if digest != GENERATOR_DIGEST:
         raise ValueError(
             f"portrait of the generator {digest}; this one is {GENERATOR_DIGEST}: render the portraits again"
         )
     one = _person(int(seed), int(person))
-    scene = scene_of(int(seed), int(person), int(picture), yaw=float(wider[0]) if wider else YAW)
-    return scene_parameters(one, scene, albedo_of(one))
+    return scene_parameters(one, portrait_scene(what), albedo_of(one))
+
+
+def portrait_scene(what: list[str | int]) -> Scene:
+    """The scene behind a row's `truth`, as `portrait_truth` takes it."""
+    _, seed, person, picture, *wider = what
+    return scene_of(int(seed), int(person), int(picture), yaw=float(wider[0]) if wider else YAW)
 
 
 @lru_cache(maxsize=64)

@@ -125,8 +125,11 @@ def test_photographs_drive_one_another(tmp_path: Path) -> None:
 
 
 def test_people_of_the_training_are_not_evaluated() -> None:
-    with pytest.raises(ValueError, match=r"trained on \(seed 0\): take another seed, such as @1000"):
-        build_manifest(protocol_of("smoke"), "portraits:4x1")
+    for source, seed in (("portraits:4x1", 0), ("portraits:4x1@1", 1)):
+        with pytest.raises(ValueError, match=rf"trained on \(seed {seed}\): take another seed, such as @1000"):
+            build_manifest(protocol_of("smoke"), source)
+    with pytest.raises(ValueError, match="asks for its own turns: leave ~57 out"):
+        build_manifest(protocol_of("smoke"), "portraits:4x1@1000~57")
 
 
 def test_a_damaged_manifest_is_told(manifest: EvaluationManifest) -> None:

@@ -1,5 +1,6 @@
 """Synthetic portraits as a source: listed without rendering, equal bytes, exact parameters, refused texts."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from models.images import decode_png
 from models.portraits.people import person_of
 from models.portraits.portrait import render_portrait
 from models.portraits.scenes import scene_of
-from tasks.portraits import list_portraits, read_portrait
+from tasks.portraits import list_portraits, portrait_scene, read_portrait
 from tasks.sources import NoPhotos, Photo, list_photos, read_photo
 from tasks.truth import truth_parameters
 
@@ -46,6 +47,7 @@ def test_a_wider_population_shows_the_same_people_turned_further() -> None:
         assert (decode_png(read_photo(row)) == portrait.image).all()
         assert row.truth is not None
         assert truth_parameters(row.truth) == portrait.parameters
+        assert portrait_scene(json.loads(row.truth)["portrait"]) == scene
 
 
 def test_truth_of_another_generator_is_refused() -> None:
