@@ -55,7 +55,8 @@ def edit_identity(
     reference_scale: ReferenceScale | None = None,
     guidance_scale: GuidanceScale | None = None,
     background_lock: Annotated[
-        bool | None, Field(description="Keep what neither the old nor the new head covers")
+        bool | None,
+        Field(description="Keep what neither head covers; of turns that carry detail, what is drawn as in the photograph"),
     ] = None,
     carry_detail: Annotated[
         bool | None, Field(description="Carry the photograph's detail to the edit along the surface of the head")

@@ -87,19 +87,20 @@ def _scales(source: Photographed, wanted: Sequence[Wanted], config: EditConfig) 
     strong = [
         carried and one.flow is not None and turned_or_lit(one.flow, source.maps, one.maps) for one in wanted
     ]
-    films = {one.film for one, strongly in zip(wanted, strong, strict=True) if strongly} - {None}
-    return [
-        config.scale(turned_or_lit=strongly or one.film in films) for one, strongly in zip(wanted, strong, strict=True)
-    ]
+    return [config.scale(turned_or_lit=strongly) for strongly in _alike_in_films(wanted, strong)]
 
 
 def _turned(source: Photographed, wanted: Sequence[Wanted], config: EditConfig) -> list[bool]:
     """Which edits turn a head whose detail is carried: long hair turns with it, so the background is not locked. What is drawn as
-    for the photograph stays all the same (`carry_detail`). Frames of a film are alike."""
+    for the photograph stays all the same (`carry_detail`)."""
     carried = config.carry_detail and source.image is not None
-    alone = [carried and one.flow is not None and turns(one.flow) for one in wanted]
-    films = {one.film for one, turned in zip(wanted, alone, strict=True) if turned} - {None}
-    return [turned or one.film in films for one, turned in zip(wanted, alone, strict=True)]
+    return _alike_in_films(wanted, [carried and one.flow is not None and turns(one.flow) for one in wanted])
+
+
+def _alike_in_films(wanted: Sequence[Wanted], told: Sequence[bool]) -> list[bool]:
+    """What is told of one frame holds for all of its film, which otherwise would jump."""
+    films = {one.film for one, yes in zip(wanted, told, strict=True) if yes} - {None}
+    return [yes or one.film in films for one, yes in zip(wanted, told, strict=True)]
 
 
 def _rebuilt(

@@ -24,7 +24,7 @@ Mode = Literal["pose", "expression", "light"]
 MODES: tuple[Mode, ...] = ("pose", "expression", "light")
 FORMAT = 1
 TRAINED_ON = (0, 1)
-"""Seed of the synthetic population of docs/tiny.md."""
+"""Seeds of the synthetic populations of docs/tiny.md."""
 HELD_OUT = 1000
 """Seed of the synthetic population that no training sees."""
 _FARTHEST_YAW, _LEAST_TURN = 35.0, 10.0
